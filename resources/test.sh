@@ -83,26 +83,50 @@ step_native() {
     [ -e /dev/kvm ] || { echo "/dev/kvm is missing: modprobe kvm_intel or kvm_amd, or enable virtualisation"; return 1; }
     [ -r /dev/kvm ] && [ -w /dev/kvm ] ||
         { echo "/dev/kvm is not yours: sudo usermod -aG kvm $(id -un), then log in again"; return 1; }
-    local tests
-    tests=$(named tests/native_*.rs)
-    [ -n "$tests" ] || { echo "there are no tests/native_*.rs"; return 1; }
     local keep=MINIVMM_SOAK,MINIVMM_TEST_WITHOUT,RUST_TEST_THREADS as_root=() sudo=()
     [ "$(id -u)" = 0 ] || { sudo=(sudo) as_root=(--config "target.'cfg(all())'.runner = 'sudo --preserve-env=$keep'"); }
     # The power is cut on a file system of the test's own.
     [ -e /dev/fuse ] || [[ ,${MINIVMM_TEST_WITHOUT:-}, == *,fuse,* ]] || "${sudo[@]}" modprobe fuse ||
         { echo "/dev/fuse is missing: modprobe fuse (for a container on its host), or MINIVMM_TEST_WITHOUT=fuse leaves power cuts out"; return 1; }
+    build || return 1
     # shellcheck disable=SC2086  # the names are words
-    cargo_test "${as_root[@]}" --lib -- $as_root_units || return 1
-    # And so are folders whose file system is a test.
-    cargo_test "${as_root[@]}" --test native_hostile --test native_net_hostile --test native_reboot --test native_power \
-        --test native_reflink || return 1
-    tests=${tests//--test native_hostile /}
-    tests=${tests//--test native_net_hostile /}
-    tests=${tests//--test native_reboot /}
-    tests=${tests//--test native_power /}
-    tests=${tests//--test native_reflink /}
-    # shellcheck disable=SC2086
-    cargo_test --lib -- machine::tests && cargo_test $tests
+    cargo_test "${as_root[@]}" --lib -- $as_root_units && cargo_test --lib -- machine::tests || return 1
+    # They wait more than they work: so several files run side by side, dealt out in turn.
+    local lane names pids
+    # shellcheck disable=SC2046,SC2086
+    side_by_side 0 "${as_root[@]}" $(printf -- '--test %s ' $as_root_files) &
+    pids=($!)
+    for lane in $(seq "$native_lanes"); do
+        names=$(native_names | awk -v lane="$lane" -v of="$native_lanes" 'NR % of == lane % of { print "--test " $0 }')
+        # shellcheck disable=SC2086  # the names are words
+        side_by_side "$lane" $names &
+        pids+=($!)
+    done
+    wait "${pids[@]}"
+    [ ! -e "$logs/native.failed" ]
+}
+# Files whose tests are root's: folders whose file system is a test, and what attacks the host.
+as_root_files='native_power native_hostile native_net_hostile native_reboot native_reflink'
+native_lanes=3
+# The others, those that take longest first.
+native_names() {
+    local long='native_control native_migrate native_console native_clients native_library native_warm native_devices native_leaks
+        native_overlays native_clone native_ends native_daemon native_switch native_snapshot native_moments native_pause native_precopy'
+    local name file
+    for name in $long; do
+        [ -e "tests/$name.rs" ] && echo "$name"
+    done
+    for file in tests/native_*.rs; do
+        name=$(basename "$file" .rs)
+        [[ " ${long//$'\n'/ } $as_root_files " == *" $name "* ]] || echo "$name"
+    done
+}
+# Tests, beside which others run.
+side_by_side() {
+    local lane=$1
+    shift
+    cargo_test "$@" >"$logs/lane$lane" 2>&1 || touch "$logs/native.failed"
+    cat "$logs/lane$lane"
 }
 # One file of the lab's tests. An emulated machine has one processor, so its tests run one by one.
 lab_file() {

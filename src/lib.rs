@@ -85,12 +85,12 @@
 //! # Errors
 //!
 //! Each error is an enum to match on. [`StartError`] contains those of [disks](DiskError), [networks](TapError),
-//! [forwards](ForwardError), [sockets](NetSocketError), [switches](SwitchPortError), [ports](PortError), [KVM](KvmError) and [kernels](kernel::KernelError). The text of an error is a sentence with the path and the
+//! [forwards](ForwardError), [sockets](NetSocketError), [switches](SwitchPortError), [ports](PortError), [shares](ShareError), [KVM](KvmError) and [kernels](kernel::KernelError). The text of an error is a sentence with the path and the
 //! cure. Whatever a guest does, its machine goes on or ends with an [`Exit`].
 //!
 //! # Threads
 //!
-//! A machine has one thread for each processor, disk (or `threads=N`) and network interface, and a few of its own. [`Machine`] and everything it
+//! A machine has one thread for each processor, disk (or `threads=N`), network interface and shared folder, and a few of its own. [`Machine`] and everything it
 //! returns can be sent to and shared with other threads. The documentation of a call says if it waits; the others return at once.
 
 // The command uses more of the crate than the API shows.
@@ -122,6 +122,7 @@ pub use host::forward::ForwardError;
 pub use host::net_socket::NetSocketError;
 pub use host::port_owner::PortOwner;
 pub use host::ports::PortError;
+pub use host::share::ShareError;
 pub use host::switch_port::SwitchPortError;
 pub use host::tap::{TapError, TapHolder};
 pub use image::{ImageError, ReadError};

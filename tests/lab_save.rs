@@ -2,6 +2,8 @@
 //! kernels, of which one has a driver for the VM generation ID.
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+#[path = "support/at_work.rs"]
+mod at_work;
 #[path = "support/debian.rs"]
 mod debian;
 #[path = "support/dose.rs"]
@@ -9,16 +11,21 @@ mod dose;
 #[path = "support/small.rs"]
 mod small;
 
-use std::fs;
-use std::sync::OnceLock;
-
-use debian::{AS_USER, BOOT, Guest, LINK_LOCAL, SOON, Tap, in_tools};
+use at_work::{
+    CLOCKS, ECHO, Load, ahead_of_host, as_user, begin_fio, end_fio, hold_a_connection, lab, log_in,
+    networks_work_again, set_right, verb, with_newer_kernel,
+};
+use debian::{BOOT, Guest, SOON, Tap};
 use dose::{dose, soak};
-use lab::{Cmd, Flavour, InitramfsSpec, Lab, Process, initramfs, kernel};
-use small::{KERNELS, Small, goes_on, no_splat, remember, succeeds, with_kernels};
+use lab::{Cmd, Flavour};
+use small::{FORKED, KERNELS, Small, goes_on, no_splat, remember, succeeds, with_kernels};
 
 #[test]
 fn guests_restored_twice_have_timers_and_other_random_numbers() {
+    if !soak() {
+        println!("in `make soak`: lab_moves restores and clones a small guest");
+        return;
+    }
     let lab = with_kernels(Flavour::Cloud);
     for (name, _, has_driver) in KERNELS {
         let mut guest = Small::boot(&lab, name, "");
@@ -44,88 +51,23 @@ fn guests_restored_twice_have_timers_and_other_random_numbers() {
     }
 }
 
-/// A lab with Debian, whose loopback is up.
-fn lab() -> &'static Lab {
-    static LAB: OnceLock<()> = OnceLock::new();
-    let lab = debian::lab();
-    LAB.get_or_init(|| {
-        lab.sh("ip link set lo up; mkdir -m 700 run; truncate -s 64M data.raw; chown 1000:1000 run data.raw")
-            .unwrap();
-    });
-    lab
-}
-
-/// A command of the courses' user.
-fn as_user(line: &str) -> String {
-    format!("env XDG_RUNTIME_DIR=$PWD/run {AS_USER} {line}")
-}
-
-/// A verb, which must do what it is asked; gives what it printed.
-#[track_caller]
-fn verb(words: &str) -> String {
-    let out = lab().exec(&Cmd::sh(as_user(&format!("./minivmm {words}"))).limit(BOOT)).unwrap();
-    succeeds(&out);
-    out.text()
-}
-
-/// Writes, reads again what it wrote, and compares.
-const FIO: &str = "fio --output-format=terse --direct=1 --ioengine=libaio --iodepth=8 --verify=crc32c --verify_fatal=1 \
-                   --name=load --filename=/dev/vdb --size=32m --bs=4k --rw=randrw --verify_backlog=64 --time_based --runtime=5";
-
-/// The init of an initrd with another kernel's drivers, for a Debian that has none for it.
-const OTHER_KERNEL: &str = "#!/bin/busybox sh
-/bin/busybox --install -s /bin
-mount -t proc proc /proc
-mount -t devtmpfs dev /dev
-while read -r file parameters; do insmod /modules/$file $parameters; done </modules/order
-until [ -b /dev/vda1 ]; do sleep 0.1; done
-mkdir -p /root
-mount -t ext4 /dev/vda1 /root
-mount --move /dev /root/dev
-umount /proc
-exec switch_root /root /sbin/init
-";
-const DRIVERS: [&str; 8] = [
-    "virtio_pci",
-    "virtio_blk",
-    "virtio_net",
-    "virtio_console",
-    "virtio_rng",
-    "virtio_balloon",
-    "ext4",
-    "autofs4",
-];
-
-/// Flags that have Debian run Linux 6.12.
-fn with_newer_kernel() -> &'static str {
-    let kernel = kernel(Flavour::Trixie).unwrap();
-    let modules = DRIVERS.map(String::from).to_vec();
-    let spec = InitramfsSpec { init: OTHER_KERNEL.into(), modules, ..InitramfsSpec::default() };
-    let initrd = initramfs(&kernel, &spec).unwrap();
-    for (name, file) in [("6.12.vmlinux", &kernel.vmlinux), ("6.12.initrd", &initrd)] {
-        lab().put(name, &fs::read(file).unwrap()).unwrap();
-    }
-    "--kernel 6.12.vmlinux --initrd 6.12.initrd"
-}
-
 #[test]
-fn debian_at_work_is_saved_and_restored_again_and_again_and_misses_nothing() {
+fn debian_at_work_misses_nothing_when_it_is_saved_taken_back_cloned_and_moved() {
     let tap = Tap::new("tap2", "");
-    let mut echo = lab()
-        .spawn(&Cmd::sh("exec socat TCP-LISTEN:7010,bind=127.0.0.1,fork,reuseaddr EXEC:cat 2>&1"))
-        .unwrap();
-    println!("6.1: {:?}", at_work(&tap, "6.1.", ""));
+    let mut echo = lab().spawn(&Cmd::sh(format!("exec {ECHO}"))).unwrap();
+    goes_through_all(&tap, "6.1.", false, "");
     if soak() {
-        println!("6.12: {:?}", at_work(&tap, "6.12.", with_newer_kernel()));
+        goes_through_all(&tap, "6.12.", true, with_newer_kernel());
     }
     echo.signal(15).unwrap();
     echo.wait(SOON).unwrap();
 }
 
-/// Gives how far the guest's clocks were ahead of the host's, at first and after each round.
-fn at_work(tap: &Tap, version: &str, kernel: &str) -> Vec<[[f64; 2]; 2]> {
+/// One boot for all of it. `has_driver` is for the VM generation ID.
+fn goes_through_all(tap: &Tap, version: &str, has_driver: bool, kernel: &str) {
+    lab().sh("rm -rf vm0.qcow2 vm1 state").unwrap();
     let mut guest = Guest::start(&as_user(&format!(
-        "./minivmm --name vm0 {kernel} --disk vm0.raw --disk data.raw,direct --disk tools.ext4,ro --tap tap2 \
+        "./minivmm --name vm0 {kernel} --disk vm0.raw,overlay=vm0.qcow2 --disk data.raw,direct --disk tools.ext4,ro --tap tap2 \
          --net user,host-loopback=on -p 5555:22 --append quiet",
     )));
     assert!(guest.sh("uname -r").starts_with(version));
@@ -134,16 +76,30 @@ fn at_work(tap: &Tap, version: &str, kernel: &str) -> Vec<[[f64; 2]; 2]> {
     set_right(&mut guest);
     guest.mount_tools("/dev/vdc");
     guest.sh("echo saved-from-here >/dev/kmsg");
-    let job = in_tools(FIO);
-    guest.sh(&format!(
-        "rm -f /tmp/enough; ((until [ -e /tmp/enough ]; do {job} || exit 1; done; echo all-verified) >/tmp/fio 2>&1; echo over >>/tmp/fio) &"
-    ));
-    let mut login = log_in(tap.name);
+    begin_fio(&mut guest);
+    let clocks;
+    (guest, clocks) = is_saved_and_restored(guest, tap);
+    println!("{version}: ahead of the host's clocks: {clocks:?}");
+    goes_back_to_its_snapshot(&mut guest);
+    let tap = Tap::new("tap3", "");
+    let clone = has_a_clone(&mut guest, has_driver);
+    end_fio(&mut guest);
+    guest.sh("umount -R /mnt");
+    guest.is_healthy();
+    verb("stop vm0");
+    drop(guest);
+    moves(clone, version);
+    drop(tap);
+}
+
+/// Gives how far the guest's clocks were ahead of the host's, at first and after each round.
+fn is_saved_and_restored(mut guest: Guest, tap: &Tap) -> (Guest, Vec<[[f64; 2]; 2]>) {
+    let mut login = log_in("", tap.name);
     let before = CLOCKS.map(|clock| ahead_of_host(&mut guest, clock));
     let mut clocks = vec![before];
     for round in 0..if soak() { 10 } else { 2 } {
         // The user network's connections are not saved.
-        guest.sh(&hold_a_connection());
+        guest.sh(hold_a_connection());
         let folder = format!("saved{round}");
         verb(&format!("save vm0 {folder}"));
         guest = restore(guest, &folder, round);
@@ -159,18 +115,123 @@ fn at_work(tap: &Tap, version: &str, kernel: &str) -> Vec<[[f64; 2]; 2]> {
         // An ssh session on the TAP is the same.
         login.send(format!("{round}\n")).unwrap();
         login.expect(&format!("heard {round} "), SOON).unwrap();
-        networks_work_again(&mut guest);
+        networks_work_again(&mut guest, Some(5555));
         no_splat(&guest.sh("dmesg | sed '1,/saved-from-here/d'"));
     }
-    let said = guest
-        .sh_within("touch /tmp/enough; until grep -qx over /tmp/fio; do sleep 1; done; cat /tmp/fio", BOOT);
-    assert!(said.contains("all-verified"), "{said}");
     login.close_stdin().unwrap();
     succeeds(&login.wait(SOON).unwrap());
+    (guest, clocks)
+}
+
+/// Memory, disk and services are as they were, and fio, which the snapshot has in the midst of its work, finds on its disk what it wrote.
+fn goes_back_to_its_snapshot(guest: &mut Guest) {
+    let sum = "echo 3 >/proc/sys/vm/drop_caches; md5sum /dev/shm/kept /root/kept | cut -d ' ' -f 1 | uniq";
+    guest.sh("systemd-run --quiet --unit=there sleep 100000");
+    guest.sh("head -c 5000000 /dev/urandom >/dev/shm/kept; cp /dev/shm/kept /root/kept; sync");
+    let before = guest.sh(sum);
+    assert_eq!(before.lines().count(), 1, "{before}");
+    guest.sh(hold_a_connection());
+    verb("snapshot vm0 clean");
+    for round in 0..if soak() { 3 } else { 1 } {
+        // The snapshot's guest, and not one that has seen a snapshot taken.
+        guest.sh("systemctl stop there; echo lost >/dev/shm/kept; touch /dev/shm/lost /root/lost; rm /root/kept; sync");
+        verb("revert vm0 clean");
+        guest.says(&format!("reverted-{round}"));
+        assert_eq!(guest.sh(sum), before);
+        assert_eq!(
+            guest.sh("systemctl is-active there; ls /dev/shm /root"),
+            "active\n/dev/shm:\nkept\n\n/root:\nkept\n"
+        );
+        networks_work_again(guest, Some(5555));
+        guest.sh("sleep 1");
+        no_splat(&guest.sh("dmesg | sed '1,/saved-from-here/d'"));
+        guest.is_healthy();
+    }
+    verb("snapshot vm0 --delete clean");
+    guest.sh("systemctl stop there");
+}
+
+/// Both go on, and neither sees what the other writes to the overlays on one base.
+fn has_a_clone(guest: &mut Guest, has_driver: bool) -> Guest {
+    let read = "echo 3 >/proc/sys/vm/drop_caches; cat /root/word";
+    let who = "hostname; cat /etc/machine-id; cat /etc/ssh/ssh_host_*_key.pub | md5sum";
+    guest.sh("echo cloned-here >/dev/kmsg; echo both >/root/word; sync");
+    guest.sh(hold_a_connection());
+    // A TAP has one guest with the addresses that this one knows.
+    let said = verb("clone vm0 vm1 --net tap=tap3 --net user,host-loopback=on");
+    let on_base = said.lines().find(|line| line.starts_with("vda: ")).unwrap();
+    assert!(
+        on_base.contains("vm1/vda.qcow2, on ") && on_base.contains("/vm0.raw, which must stay"),
+        "{said}"
+    );
+    assert!(said.contains("forward"), "what is left out is said: {said}");
+    println!("{said}");
+    let mut clone = Guest::go_on(&as_user("./minivmm console vm1"), "clone");
+    let both = [(&mut *guest, "original"), (&mut clone, "of-the-clone")];
+    for (one, word) in both {
+        assert_eq!(one.sh(&format!("{read}; echo {word} >/root/word; sync")), "both\n");
+    }
+    let [first, second] = [(&mut *guest, "original"), (&mut clone, "of-the-clone")].map(|(one, word)| {
+        assert_eq!(one.sh(read), format!("{word}\n"));
+        one.sh("sleep 1");
+        (one.sh(who), one.sh("head -c 16 /dev/urandom | md5sum"), one.sh("dmesg | sed '1,/cloned-here/d'"))
+    });
+    // What the documents say of a clone that runs.
+    assert_eq!(first.0, second.0);
+    no_splat(&first.2);
+    no_splat(&second.2);
+    assert_eq!([first.2, second.2].map(|log| log.contains(FORKED)), [false, has_driver]);
+    assert!(first.1 != second.1 || !has_driver, "{}", first.1);
+    verb("forward vm1 5556:22");
+    networks_work_again(&mut clone, Some(5556));
+    clone
+}
+
+/// A network of another host, so far as TAPs and loopback are concerned.
+const ELSEWHERE: &str = "ip netns exec elsewhere";
+
+/// To another process, which takes the disks that it writes to, while its memory is written and fio is at work.
+fn moves(mut guest: Guest, version: &str) {
+    lab()
+        .sh(&format!(
+            "ip netns add elsewhere; {ELSEWHERE} ip link set lo up; \
+             {ELSEWHERE} ip tuntap add mode tap dev tap3 group kvm; {ELSEWHERE} ip link set tap3 up"
+        ))
+        .unwrap();
+    let mut echo = lab().spawn(&Cmd::sh(format!("exec {ELSEWHERE} {ECHO}"))).unwrap();
+    let load = Load::begin(&mut guest);
+    guest.sh(hold_a_connection());
+    let line = as_user("./minivmm receive --listen unix:moving --name moved");
+    let mut receive = lab().spawn(&Cmd::sh(format!("exec {ELSEWHERE} {line}")).tty()).unwrap();
+    receive.expect("waiting for a machine", SOON).unwrap();
+    // All of this is emulated, and tests share the host.
+    let line = as_user("./minivmm migrate vm1 --to unix:moving --downtime 20s --json");
+    let out = lab().exec(&Cmd::sh(line).limit(BOOT)).unwrap();
+    assert!(out.status == lab::Status::Exited(0), "{}; the target: {}", out.err_text(), receive.so_far());
+    println!("{version}: moved: {}", out.text().split_whitespace().collect::<String>());
+    guest.wait();
+    let mut guest = Guest::of(receive, "has-moved");
+    load.goes_on(&mut guest);
+    networks_work_again(&mut guest, None);
+    let mut login = log_in(ELSEWHERE, "tap3");
+    login.close_stdin().unwrap();
+    succeeds(&login.wait(SOON).unwrap());
+    end_fio(&mut guest);
+    no_splat(&guest.sh("dmesg | sed '1,/cloned-here/d'"));
     guest.sh("umount -R /mnt");
     guest.is_healthy();
-    verb("stop vm0");
-    clocks
+    succeeds(
+        &lab()
+            .exec(&Cmd::sh(format!("{ELSEWHERE} {}", as_user("./minivmm stop moved"))).limit(BOOT))
+            .unwrap(),
+    );
+    guest.wait();
+    for image in ["vm1/vda.qcow2", "vm0.qcow2"] {
+        lab().sh(&format!("qemu-img check -q {image}")).unwrap();
+    }
+    echo.signal(15).unwrap();
+    echo.wait(SOON).unwrap();
+    lab().sh("ip netns del elsewhere").unwrap();
 }
 
 /// Ends the console of a machine that was saved, and gives that of the restored one: its own, or one attached to it.
@@ -191,56 +252,4 @@ fn restore(saved: Guest, folder: &str, round: u32) -> Guest {
         format!("./minivmm restore {folder}")
     };
     Guest::go_on(&as_user(&line), &format!("again-{round}"))
-}
-
-/// A login through the TAP that answers line by line.
-fn log_in(tap: &str) -> Process {
-    let line = format!(
-        "exec sshpass -p -etu- ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR \
-         -o ConnectTimeout=60 etu@{LINK_LOCAL}%{tap} 'while read -r word; do echo heard $word again; done'"
-    );
-    let mut login = lab().spawn(&Cmd::sh(line)).unwrap();
-    login.send("first\n").unwrap();
-    login.expect("heard first ", SOON).unwrap();
-    login
-}
-
-/// Opens a connection to the host's loopback, on which something has gone both ways. It waits in `read`.
-fn hold_a_connection() -> String {
-    let script = "exec 3<>/dev/tcp/10.0.2.2/7010; echo open >&3; read -r word <&3; echo $word >/tmp/held; \
-                  while sleep 0.5 && echo more >&3; do :; done 2>>/tmp/held; echo ended >>/tmp/held";
-    format!(
-        "rm -f /tmp/held; (bash -c '{script}' >/tmp/bash 2>&1 &); until grep -q open /tmp/held; do sleep 0.2; done"
-    )
-}
-
-/// Those of the user network.
-fn networks_work_again(guest: &mut Guest) {
-    let held = guest.sh("until grep -q ended /tmp/held; do sleep 0.2; done; cat /tmp/held");
-    assert!(held.contains("Connection reset by peer"), "{held}");
-    let asked =
-        guest.sh("bash -c 'exec 3<>/dev/tcp/10.0.2.2/7010; echo through >&3; read -r word <&3; echo $word'");
-    assert_eq!(asked, "through\n");
-    let out = lab().exec(&Cmd::sh("exec bash -c 'head -c 7 </dev/tcp/127.0.0.1/5555'").limit(SOON)).unwrap();
-    assert_eq!(out.text(), "SSH-2.0", "{}", out.err_text());
-}
-
-/// What shows the time of day, and CLOCK_MONOTONIC of machines that are never suspended.
-const CLOCKS: [&str; 2] = ["date +%s.%N", "cut -d' ' -f1 /proc/uptime"];
-
-/// How far the guest's clock is ahead of the host's, in seconds: at least and at most.
-fn ahead_of_host(guest: &mut Guest, clock: &str) -> [f64; 2] {
-    let host = || lab().sh(clock).unwrap().trim().parse::<f64>().unwrap();
-    let ask = |_| {
-        let asked = host();
-        let told = guest.sh(clock).trim().parse::<f64>().unwrap();
-        [told - host(), told - asked]
-    };
-    (0..5).map(ask).fold([f64::MIN, f64::MAX], |all, [least, most]| [all[0].max(least), all[1].min(most)])
-}
-
-/// As a time service would. Before it has its own clock, Linux counts ticks, of which an emulated processor loses seconds while it boots.
-fn set_right(guest: &mut Guest) {
-    let now = lab().sh("date +%s.%N").unwrap();
-    guest.sh(&format!("date -s @{}", now.trim()));
 }

@@ -19,12 +19,14 @@ mod load;
 mod vmm;
 
 use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Stdio;
 use std::slice::from_ref;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bench::{Bench, Restored};
 use dose::dose;
@@ -174,20 +176,43 @@ fn disks_of_which_a_killed_revert_exchanged_some_are_put_back_before_they_run() 
     assert_eq!(marks(&bench), 0);
     let writes = original_wrote(machine);
     bench.assert_disk(&bench.image, &[], writes);
-    // What it leaves that is killed between two disks.
+    // What it leaves that is killed between two disks: a mark beside each.
     let first = bench.snapshot("first");
-    for name in [".image.raw.exchange", ".second.raw.exchange"] {
-        fs::write(bench.path(name), first.to_str().unwrap()).unwrap();
-    }
-    let start = ["--kernel", "kernel", "--mem", "16", "--disk", "second.raw", "--net", "none"];
-    let said = bench.fails(&start);
+    let set_marks = |names: &[&str]| {
+        for name in names {
+            fs::write(bench.path(&format!(".{name}.exchange")), first.to_str().unwrap()).unwrap();
+        }
+    };
+    let start_one = ["--kernel", "kernel", "--mem", "16", "--disk", "second.raw", "--net", "none"];
     let cure = format!("restore --put-back {}", first.display());
-    assert!(said.contains("second.raw") && said.contains(&cure), "{said}");
+    let is_refused = || {
+        let said = bench.fails(&start_one);
+        assert!(said.contains("second.raw") && said.contains(&cure), "{said}");
+    };
+    let other = vec![7; 1 << 20];
+    fs::write(&second, &other).unwrap();
+    // A machine may have run on the first disk, or something has written to it: nobody knows what is wanted.
+    set_marks(&["second.raw"]);
+    is_refused();
+    set_marks(&["image.raw"]);
+    let image = File::options().write(true).open(&bench.image).unwrap();
+    image.set_modified(SystemTime::now() + Duration::from_secs(60)).unwrap();
+    is_refused();
+    assert!(fs::read(&second).unwrap() == other);
     let restored = follow(&bench, &["restore", "--put-back", first.to_str().unwrap()]);
     restored.says("at=4096\n");
     let writes = wrote(restored);
     bench.assert_disk(&bench.image, &[], writes);
     assert_eq!(marks(&bench), 0);
+    // Where it is clear, the next start does it.
+    fs::write(&second, &other).unwrap();
+    set_marks(&["image.raw", "second.raw"]);
+    let machine = start(&bench, "", &words);
+    assert!(fs::read(&second).unwrap() == fs::read(first.join("vdb.raw")).unwrap());
+    assert_eq!(marks(&bench), 0);
+    assert!(machine.stderr.wait(|heard| vmm::count(heard, "was about to go back to") == 1));
+    let writes = original_wrote(machine);
+    bench.assert_disk(&bench.image, &[], writes);
 }
 
 #[test]
@@ -369,13 +394,15 @@ fn whenever_a_clone_is_killed_the_original_is_whole_and_the_next_one_succeeds() 
             assert!(bench.path("vm1/vda.qcow2").exists());
             fs::remove_dir_all(bench.path("vm1")).unwrap();
         }
-        // The original may still be copying for the one that is no more.
         let begun = Instant::now();
         let made = loop {
             let output = bench.verb(from).output().unwrap();
             if output.status.success() || begun.elapsed() > LIMIT {
                 break output;
             }
+            // The original does not go on copying for the one that is no more.
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(!said.contains("being copied already"), "round {round}: {said}");
             if bench.path("vm1").exists() {
                 assert!(!bench.path("vm1/.minivmm-beginning").exists(), "round {round}: {output:?}");
                 fs::remove_dir_all(bench.path("vm1")).unwrap();
@@ -390,6 +417,45 @@ fn whenever_a_clone_is_killed_the_original_is_whole_and_the_next_one_succeeds() 
     }
     let writes = original_wrote(machine);
     bench.assert_disk(&bench.path("top.qcow2"), from_ref(&bench.image), writes);
+}
+
+/// A save that takes a minute, as one of the machine's clients asks for it.
+fn slow_save(bench: &Bench, folder: &str) -> UnixStream {
+    let body = format!(
+        "{{\"folder\": \"{folder}\", \"keep-running\": true, \"disks\": true, \"bandwidth\": 65536}}"
+    );
+    let mut client = UnixStream::connect(bench.path("minivmm/vm0.sock")).unwrap();
+    write!(client, "POST /v1/save HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut part = Path::new(folder).file_name().unwrap().to_owned();
+    part.push(".part");
+    let part = bench.path(&format!(".{}", part.to_str().unwrap()));
+    let begun = Instant::now();
+    while !fs::metadata(part.join("memory")).is_ok_and(|memory| memory.blocks() > 0) {
+        assert!(begun.elapsed() < LIMIT, "it does not begin");
+        thread::sleep(Duration::from_millis(1));
+    }
+    client
+}
+
+#[test]
+fn original_gives_up_a_copy_when_nobody_waits_for_it_and_the_next_one_begins_at_once() {
+    let bench = Bench::new();
+    let _ending = Ending(&bench);
+    let machine = start(&bench, "", &[]);
+    let folder = bench.path("saved");
+    let client = slow_save(&bench, folder.to_str().unwrap());
+    // As long as somebody waits, also one that has nothing more to say.
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let said = bench.fails(&["clone", "vm0", "vm1"]);
+    assert!(said.contains("is being copied already"), "{said}");
+    assert!(bench.path(".saved.part").exists());
+    drop(client);
+    bench.does(&["clone", "vm0", "vm1"]);
+    let writes = clone_wrote(&bench, "vm1");
+    bench.assert_disk(&bench.path("vm1/vda.raw"), &[], writes);
+    assert!(!folder.exists() && !bench.path(".saved.part").exists());
+    let writes = original_wrote(machine);
+    bench.assert_disk(&bench.image, &[], writes);
 }
 
 /// One that has ended meanwhile is as good.

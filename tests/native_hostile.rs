@@ -30,8 +30,8 @@ use dose::dose;
 use tempfile::TempDir;
 use vmm::{Heard, Owned, wait};
 
-/// Network, disk, console, entropy, balloon.
-const DEVICES: usize = 5;
+/// Network, disk, console, entropy, balloon, share.
+const DEVICES: usize = 6;
 /// Of a storm; and those before which a tenth of all is over, after which the process holds what it needs.
 const PIECES: usize = 20;
 const FIRST: usize = PIECES / 10;
@@ -69,6 +69,8 @@ fn start(folder: &Path, operations: u64, seed: u64) -> Owned {
     command.args(["--kernel", &path("hostile"), "--append", &format!("seed={seed} ops={operations}")]);
     // Two processors, of which the guest starts one: two pairs of queues, two queues of the disk.
     command.args("--mem 16 --cpus 2 --balloon 4 --tap t0,mac=02:00:00:00:00:01".split(' '));
+    fs::create_dir(path("share")).unwrap();
+    command.args(["--share", &path("share")]);
     command.args(["--disk", &path("disk"), "--port", &format!("name=port,socket={}", path("port"))]);
     Owned::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()))
 }

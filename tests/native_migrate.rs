@@ -7,8 +7,12 @@
     reason = "a test that cannot go on shall say so by a panic"
 )]
 
+#[path = "native_migrate/disks.rs"]
+mod disks;
 #[path = "support/host.rs"]
 mod host;
+#[path = "support/load.rs"]
+mod load;
 #[path = "support/switch.rs"]
 mod switch;
 #[path = "support/vmm.rs"]
@@ -200,7 +204,7 @@ fn what_does_not_fit_is_refused_before_the_memory_and_the_source_runs_on() {
     fs::rename(image.with_extension("gone"), &image).unwrap();
     // Another version, another processor, more memory than it says.
     for (from, to, word) in [
-        ("\"protocol\":1", "\"protocol\":2", "version 2"),
+        ("\"protocol\":2", "\"protocol\":3", "version 3"),
         ("\"vendor\":\"", "\"vendor\":\"Another", "Another"),
         ("\"memory\":16777216", "\"memory\":16777217", "16777217"),
     ] {
@@ -511,6 +515,35 @@ fn a_target_whose_parent_dies_at_its_leave_to_run_runs_on() {
     let pid = fs::read_to_string(bench.folder().join("pid")).unwrap();
     bench.host.does(&["kill", "vm1"]);
     assert!(!bench.folder().join("pid").exists(), "{pid}");
+}
+
+#[test]
+fn a_machine_that_leaves_is_not_resumed_by_anybody() {
+    let bench = Bench::new();
+    let source = bench.start(&[]);
+    let target = bench.receive("target", &["--name", "vm1"]);
+    let (folder, seen) = (bench.folder().to_owned(), Arc::new(Mutex::new(Vec::new())));
+    let states = seen.clone();
+    let proxy = Proxy::start(&bench, "proxy", "target", move |_, kind, body| {
+        // It rests, has said all, and may run there at any moment.
+        if STEPS[4](kind, body) {
+            let verb = |words: &[&str]| {
+                let mut verb = std::process::Command::new(env!("CARGO_BIN_EXE_minivmm"));
+                let output = verb.args(words).env("XDG_RUNTIME_DIR", &folder).output().unwrap();
+                String::from_utf8_lossy(&output.stdout).into_owned()
+            };
+            verb(&["resume", "vm0"]);
+            states.lock().unwrap().push(verb(&["info", "vm0", "--json"]));
+        }
+        Pass::On
+    });
+    let (status, _, stderr) = bench.migrate("vm0", "unix:proxy", &[]);
+    assert_eq!(status, Some(0), "{stderr} {}", target.stderr.text());
+    proxy.end();
+    let seen = seen.lock().unwrap();
+    assert!(seen.len() == 1 && seen[0].contains("\"state\": \"paused\""), "{seen:?}");
+    target.ends_well();
+    assert!(source.end().status.success());
 }
 
 #[test]

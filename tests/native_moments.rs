@@ -206,3 +206,29 @@ fn the_log_names_what_is_written_below_and_above_the_hole() {
     lives.machine.kill();
     lives.machine.wait_for(LIMIT).unwrap();
 }
+
+/// Linux takes a long time in which nothing ran for a lockup, unless it is told.
+#[test]
+fn a_guest_is_told_that_it_was_stopped_whether_it_goes_on_here_or_in_a_fresh_machine() {
+    let mut lives = Lives::start(Guest::StoppedClock, |spec| spec);
+    lives.says("ready\n");
+    // Each answer is another one than that before.
+    let mut asked = 0;
+    let mut asks = |lives: &Lives, answer: &str| {
+        lives.types(b"?");
+        asked += 1;
+        assert!(lives.output.wait_for(&[answer]), "question {asked}: {}{}", lives.said, lives.output.text());
+    };
+    asks(&lives, "\n0\n");
+    for _ in 0..5 {
+        lives.pause();
+        lives.machine.resume();
+        asks(&lives, "1\n");
+        asks(&lives, "0\n");
+        lives.pause();
+        lives.next();
+        asks(&lives, "1\n");
+        asks(&lives, "0\n");
+    }
+    lives.machine.kill();
+}

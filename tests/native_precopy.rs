@@ -11,23 +11,27 @@
 mod embedded;
 #[path = "support/host.rs"]
 mod host;
+#[path = "support/load.rs"]
+mod load;
 #[path = "support/vmm.rs"]
 mod vmm;
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use embedded::{LIMIT, Output};
 use host::Host;
-use minivmm::spec::Spec;
+use minivmm::spec::{DiskSpec, Spec};
 use minivmm::{
-    CopyLimits, CopyProgress, Exit, Machine, MachineState, Otherwise, RevertError, SaveError, SavedMachine,
+    CopyLimits, CopyProgress, Exit, Machine, MachineState, Otherwise, RevertError, SaveError, SaveOptions,
+    SavedMachine,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -149,6 +153,164 @@ fn copy_of_a_running_machine_is_the_machine_in_its_pause() {
     }
     embedded.goes_on();
     assert!(!embedded.output.text().contains("renewed=1"));
+}
+
+impl Embedded {
+    /// The guest waits behind a round: types this, and waits until it waits again.
+    fn waits_after(&self, typed: &[u8]) {
+        let finished = |text: &str| text.matches("finished rounds").count();
+        let before = finished(&self.output.text());
+        self.machine.console_input().write_all(typed).unwrap();
+        let begun = std::time::Instant::now();
+        while !(finished(&self.output.text()) > before && self.output.text().ends_with('\n')) {
+            assert!(
+                begun.elapsed() < LIMIT && !self.output.text().contains("failed"),
+                "{}",
+                self.output.text()
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+#[test]
+fn pages_that_are_emptied_meanwhile_are_empty_in_the_copy() {
+    // In a round while it runs, and in the one while it rests.
+    for (downtime, rounds) in [(Duration::ZERO, 3), (Duration::from_secs(10), 2)] {
+        let embedded = Embedded::start("pages=2048");
+        embedded.waits_after(b"?");
+        let (mut limits, mut written) = (CopyLimits::default(), false);
+        limits.downtime = downtime;
+        let report = embedded
+            .save("saved", limits, &mut |progress| {
+                if progress.left == 0 && !std::mem::replace(&mut written, true) {
+                    // One round of the guest, no more: what it empties, and had something in it before, it leaves as it is.
+                    embedded.waits_after(b"+?");
+                }
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert_eq!(report.rounds, rounds);
+        let output = Output::default();
+        let builder = SavedMachine::open(embedded.folder("saved")).unwrap().into_builder();
+        let machine = builder.output(output.clone()).start().unwrap();
+        let restored = Embedded { machine, output, folder: tempfile::tempdir().unwrap() };
+        restored.waits_after(b"+?");
+    }
+}
+
+/// Bytes of a disk of which the guest writes the first 8 MiB.
+const DISK: usize = 64 << 20;
+
+#[test]
+fn raw_disk_is_copied_while_its_guest_writes_and_the_pause_is_for_the_rest_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let [kernel, image, saved, overlays] =
+        ["kernel", "vda.raw", "saved", "overlays"].map(|name| folder.path().join(name));
+    fs::write(&kernel, tiny_guest::LOAD).unwrap();
+    // Where the guest writes there are holes, and behind it data.
+    let mut contents: Vec<u8> = (0..DISK / 4).flat_map(|word| (word as u32 | 1).to_le_bytes()).collect();
+    contents[..8 << 20].fill(0);
+    let file = File::create(&image).unwrap();
+    file.set_len(DISK as u64).unwrap();
+    file.write_all_at(&contents[8 << 20..], 8 << 20).unwrap();
+    let spec = Spec::new(kernel).with_mem("16".parse().unwrap()).with_disk(DiskSpec::new(&image));
+    let output = Output::default();
+    let machine = Machine::start(&spec, Box::new(output.clone())).unwrap();
+    let (controls, lines) = (machine.controls(), || output.text().matches("at=").count());
+    let mut limits = CopyLimits::default();
+    // Never: rounds are made until they come no closer.
+    limits.downtime = Duration::ZERO;
+    let mut watch = |progress: &CopyProgress| {
+        if progress.left == 0 && machine.state() == MachineState::Running {
+            // It has written to every block of its part meanwhile, or to many.
+            let (before, begun) = (lines(), std::time::Instant::now());
+            while lines() < before + 2 {
+                assert!(begun.elapsed() < LIMIT, "{}", output.text());
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        ControlFlow::Continue(())
+    };
+    let options = SaveOptions::new().with_disks();
+    let report = controls.save_running_with(&saved, options, limits, LIMIT, &mut watch).unwrap();
+    assert!(report.rounds > 3 && report.sent > DISK as u64, "{report:?}");
+    // All that both may have written last, and by far not the disk.
+    assert!(report.paused_sent < 32 << 20, "{report:?}");
+    // What it wrote last is in the copy, when it has done what was in flight.
+    let words = ["restore", "saved", "--disks", "overlays"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+    command.args(words).current_dir(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut restored = Owned::start(&mut command);
+    let (said, _) = Heard::listen(restored.stdout.take().unwrap());
+    restored.stdin.as_mut().unwrap().write_all(b"!").unwrap();
+    assert!(said.wait(|heard| count(heard, " kicks=") > 0), "{}", said.text());
+    restored.stdin.as_mut().unwrap().write_all(b"!").unwrap();
+    assert!(wait(&mut restored, || said.text()).success());
+    let converted = folder.path().join("copy.raw");
+    let mut convert = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+    convert.args(["disk", "convert"]).arg(overlays.join("vda.qcow2")).arg(&converted);
+    assert!(convert.output().unwrap().status.success());
+    load::assert_last_writes(&converted, load::number(&said.text(), "writes="));
+    assert!(fs::read(&converted).unwrap()[8 << 20..] == contents[8 << 20..]);
+    // The original writes on, to its own.
+    machine.console_input().write_all(b"!").unwrap();
+    assert!(output.wait_for_word(" kicks="), "{}", output.text());
+    machine.console_input().write_all(b"!").unwrap();
+    assert!(matches!(*machine.wait(), Exit::PoweredOff));
+    load::assert_last_writes(&image, load::number(&output.text(), "writes="));
+}
+
+#[test]
+fn disk_that_is_made_larger_meanwhile_ends_its_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let [kernel, image, saved] = ["kernel", "vda.raw", "saved"].map(|name| folder.path().join(name));
+    fs::write(&kernel, tiny_guest::LOAD).unwrap();
+    File::create(&image).unwrap().set_len(8 << 20).unwrap();
+    let spec = Spec::new(kernel).with_mem("16".parse().unwrap()).with_disk(DiskSpec::new(&image));
+    let machine = Machine::start(&spec, Box::new(Output::default())).unwrap();
+    let controls = machine.controls();
+    let options = SaveOptions::new().with_disks();
+    let mut grow = |_: &CopyProgress| {
+        controls.grow_disk("vda", "16M".parse().unwrap()).unwrap();
+        ControlFlow::Continue(())
+    };
+    let failed = controls.save_running_with(&saved, options, CopyLimits::default(), LIMIT, &mut grow);
+    let error = failed.unwrap_err();
+    assert!(matches!(&error, SaveError::DiskResized(id) if id == "vda"), "{error}");
+    assert!(!saved.exists() && machine.state() == MachineState::Running);
+    controls.save_running_with(&saved, options, CopyLimits::default(), LIMIT, &mut on).unwrap();
+    assert_eq!(fs::metadata(saved.join("vda.raw")).unwrap().len(), 16 << 20);
+}
+
+#[test]
+fn pages_that_became_empty_between_two_rounds_are_empty_in_the_copy() {
+    let embedded = Embedded::start("pages=2048");
+    let mut limits = CopyLimits::default();
+    limits.downtime = Duration::from_millis(1);
+    let (mut asked, before) = (false, embedded.output.text().matches("finished").count());
+    let report = embedded
+        .save("saved", limits, &mut |progress| {
+            // All pages are written once more, and not again: the guest waits. No later round has them.
+            if progress.round == 1 && progress.left == 0 && !asked {
+                asked = true;
+                embedded.machine.console_input().write_all(b"?").unwrap();
+                let begun = std::time::Instant::now();
+                while embedded.output.text().matches("finished").count() == before {
+                    assert!(begun.elapsed() < LIMIT, "{}", embedded.output.text());
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert!(asked && report.rounds > 2, "{report:?}");
+    let output = Output::default();
+    let builder = SavedMachine::open(embedded.folder("saved")).unwrap().into_builder();
+    let machine = builder.output(output.clone()).start().unwrap();
+    machine.console_input().write_all(b"+").unwrap();
+    let restored = Embedded { machine, output, folder: tempfile::tempdir().unwrap() };
+    restored.goes_on();
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! `minivmm run` as a way to work: environment, folder, terminal, files that come out, what it took. The guest is a tiny one that speaks as the
-//! init of a run does; tests/lab_run.rs has Debian's.
+//! How `minivmm run` ends, whatever becomes of its command, of its machine and of whoever reads its output. The guest is the tiny one of
+//! `native_warm.rs`; the lab has Debian's.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -7,258 +7,138 @@
     reason = "a test that cannot go on shall say so by a panic"
 )]
 
-#[path = "support/pty.rs"]
-mod pty;
-#[path = "support/vmm.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod vmm;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use std::fs;
-use std::io::Write;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
-
-use pty::OnTerminal;
 use tempfile::TempDir;
 
-struct Home(Arc<TempDir>);
+/// Far more than any of this takes.
+const LIMIT: Duration = Duration::from_secs(120);
+
+struct Home(TempDir);
 
 impl Home {
     fn new() -> Self {
-        let home = Home(Arc::new(tempfile::tempdir().unwrap()));
-        fs::write(home.path("kernel"), tiny_guest::COMMAND).unwrap();
-        fs::create_dir_all(home.path("root/bin")).unwrap();
-        fs::write(home.path("root/bin/sh"), "#!").unwrap();
+        let home = Home(tempfile::tempdir().unwrap());
+        fs::write(home.0.path().join("kernel"), tiny_guest::COMMAND).unwrap();
+        fs::create_dir_all(home.0.path().join("root/bin")).unwrap();
+        fs::write(home.0.path().join("root/bin/sh"), "#!").unwrap();
         home
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// A run with these options, and its command behind them.
-    fn run(&self, options: &[&str]) -> Command {
+    fn minivmm(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
-        command.args(["run", "--kernel", "kernel", "--root", "root", "--mem", "32"]).args(options);
-        command.current_dir(self.0.path()).env("XDG_STATE_HOME", self.path("state"));
+        command.args(words).current_dir(self.0.path()).env("XDG_RUNTIME_DIR", self.0.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
-    fn out(&self, options: &[&str]) -> Output {
-        self.run(options).output().unwrap()
-    }
-
-    /// With this on its standard input.
-    fn fed(&self, options: &[&str], bytes: &[u8]) -> Output {
-        let mut child = self.run(options).stdin(Stdio::piped()).spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        let bytes = bytes.to_vec();
-        let feeder = std::thread::spawn(move || drop(stdin.write_all(&bytes)));
-        let out = child.wait_with_output().unwrap();
-        feeder.join().unwrap();
-        out
-    }
-
-    /// A tar archive of these files.
-    fn archive(&self, files: &[(&str, &[u8])]) -> Vec<u8> {
-        let source = tempfile::tempdir().unwrap();
-        for (name, content) in files {
-            let path = source.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
-        }
-        Command::new("tar").args(["-c", "-f", "-", "-C"]).arg(source.path()).arg(".").output().unwrap().stdout
-    }
-
-    /// What is beside the folders of every test.
-    fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.0.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let mut names: Vec<_> =
-            entries.filter(|name| !["kernel", "root", "state"].contains(&name.as_str())).collect();
-        names.sort();
-        names
+    fn run(&self, options: &[&str], command: &[&str]) -> Command {
+        let own = ["run", "--kernel", "kernel", "--root", "root", "--mem", "32"];
+        self.minivmm(&[&own, options, &["--"], command].concat())
     }
 }
 
-fn said(out: &Output) -> String {
-    String::from_utf8_lossy(&out.stderr).into_owned()
+/// A child that is killed if its test fails, and has its time.
+struct Running(Option<Child>);
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        Running(Some(command.spawn().unwrap()))
+    }
+
+    fn child(&mut self) -> &mut Child {
+        self.0.as_mut().unwrap()
+    }
+
+    /// Its end, and what it said where nobody else reads that.
+    #[track_caller]
+    fn ends(mut self) -> Output {
+        let deadline = Instant::now() + LIMIT;
+        while self.child().try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.0.take().unwrap().wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
 #[track_caller]
-fn is(out: &Output, status: i32, text: &str) {
-    let stdout = String::from_utf8_lossy(&out.stdout);
-    assert_eq!((out.status.code(), &*stdout), (Some(status), text), "{}", said(out));
-}
-
-#[test]
-fn command_has_the_environment_and_the_folder_that_were_asked_for() {
-    let home = Home::new();
-    is(&home.out(&["environment"]), 0, "\n");
-    let mut run = home.run(&["-e", "A=it's", "-e", "HERE", "-e", "NOT_HERE", "-e", "B=", "environment"]);
-    let out = run.env("HERE", "here").env_remove("NOT_HERE").output().unwrap();
-    is(&out, 0, "; export A='it'\\''s'; export HERE='here'; export B=''\n");
-    let mut run = home.run(&["--env-host", "environment"]);
-    is(&run.env_clear().env("A", "1").env("HOME", "/h").output().unwrap(), 0, "; export A='1'\n");
-    is(&home.out(&["-w", "/a b", "folder"]), 0, "/a b\n");
-    let out = home.out(&["--workdir", "/none", "folder"]);
-    is(&out, 125, "");
-    assert_eq!(said(&out), "minivmm: the guest has no directory /none (--workdir)\n");
-    // Each run on a warm machine has its own.
-    for value in ["A=1", "A=2"] {
-        is(
-            &home.out(&["--warm", "box", "-e", value, "environment"]),
-            0,
-            &format!("; export A='{}'\n", &value[2..]),
-        );
+fn is(out: &Output, status: i32, sentences: &[&str]) {
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(status), "{said}");
+    for sentence in sentences {
+        assert!(said.contains(sentence), "{sentence}: {said}");
     }
 }
 
 #[test]
-fn times_are_those_of_a_start_and_nothing_is_said_without_being_asked() {
+fn reader_that_stalls_does_not_hold_up_the_limit() {
     let home = Home::new();
-    let out = home.out(&["--time", "exit", "3"]);
-    is(&out, 3, "");
-    let text = said(&out);
-    let line = text.strip_prefix("minivmm: time: ").unwrap_or_else(|| panic!("{text}"));
-    let names: Vec<_> = line.trim_end().split(", ").map(|part| part.split(' ').next().unwrap()).collect();
-    // This guest has no init that tells.
-    assert_eq!(names, ["monitor", "kernel", "command"], "{text}");
-    assert_eq!(said(&home.out(&["exit", "3"])), "");
-    let warm = || said(&home.out(&["--warm", "box", "--time", "exit", "3"]));
-    assert!(warm().contains("kernel"));
-    let text = warm();
-    assert!(text.contains("monitor ") && text.contains(", resume ") && !text.contains("kernel"), "{text}");
+    // Full before anything is said: neither the command's output nor a word of minivmm's own finds room.
+    let (reader, mut writer) = UnixStream::pair().unwrap();
+    writer.set_nonblocking(true).unwrap();
+    while writer.write(&[0; 4096]).is_ok() {}
+    writer.set_nonblocking(false).unwrap();
+    let [out, err] = [(); 2].map(|()| OwnedFd::from(writer.try_clone().unwrap()));
+    let run = Running::start(home.run(&["-v", "--timeout", "2"], &["flood"]).stdout(out).stderr(err));
+    is(&run.ends(), 124, &[]);
+    drop(reader);
 }
 
 #[test]
-fn kernel_of_a_build_tree_is_found_and_one_that_is_not_built_says_so() {
+fn output_that_the_host_does_not_take_ends_the_run_as_a_failure() {
     let home = Home::new();
-    let run = |kernel: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
-        command.args(["run", "--kernel", kernel, "--root", "root", "--mem", "32", "say", "hello"]);
-        command.current_dir(home.0.path()).output().unwrap()
-    };
-    fs::create_dir_all(home.path("linux/arch/x86/boot")).unwrap();
-    fs::write(home.path("linux/Kbuild"), "").unwrap();
-    let out = run("linux");
-    is(&out, 125, "");
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let run = Running::start(home.run(&[], &["flood"]).stdout(full));
+    let sentences = ["the command's standard output could not be written", "No space left on device"];
+    is(&run.ends(), 125, &sentences);
+}
+
+#[test]
+fn run_with_a_name_is_found_by_the_verbs() {
+    let home = Home::new();
+    let mut run = Running::start(&mut home.run(&["--name", "job", "-v"], &["hang"]));
+    // By then it has its name: the guest's console is shown.
+    let mut lines = BufReader::new(run.child().stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("booted")));
+    let listed = home.minivmm(&["ls"]).output().unwrap();
     assert!(
-        said(&out).contains("--kernel linux is a tree of Linux that is not built: `make`"),
-        "{}",
-        said(&out)
+        String::from_utf8_lossy(&listed.stdout).lines().any(|line| line.starts_with("job ")),
+        "{listed:?}"
     );
-    fs::copy(home.path("kernel"), home.path("linux/vmlinux")).unwrap();
-    is(&run("linux"), 0, "hello\n");
-    let out = run("root");
-    is(&out, 125, "");
-    assert!(said(&out).contains("no tree of Linux"), "{}", said(&out));
+    let info = home.minivmm(&["info", "job"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&info.stdout).contains("32"), "{info:?}");
+    let second = Running::start(&mut home.run(&["--name", "job"], &["exit", "0"])).ends();
+    is(&second, 125, &["a machine called job runs already"]);
+    is(&home.minivmm(&["kill", "job"]).output().unwrap(), 0, &[]);
+    let said: Vec<String> = lines.map(Result::unwrap).collect();
+    assert_eq!(run.ends().status.code(), Some(122));
+    let why = "killed over its control socket before its command had ended";
+    assert!(said.iter().any(|line| line.contains(why)), "{said:?}");
+    let listed = home.minivmm(&["ls", "--json"]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&listed.stdout).contains("job"), "{listed:?}");
 }
 
 #[test]
-fn files_of_the_command_come_out_whole_or_not_at_all() {
+fn command_that_is_cut_off_has_the_status_and_the_reason() {
     let home = Home::new();
-    let big = vec![7; 3_000_000];
-    let archive = home.archive(&[("report.xml", b"<ok/>"), ("logs/big", &big)]);
-    is(&home.fed(&["-i", "--out", "results", "--", "pack"], &archive), 0, "");
-    assert_eq!(fs::read(home.path("results/report.xml")).unwrap(), b"<ok/>");
-    assert!(fs::read(home.path("results/logs/big")).unwrap() == big);
-    // Nothing is mixed with what is there.
-    let out = home.fed(&["-i", "--out", "results", "--", "pack"], &archive);
-    is(&out, 125, "");
-    assert!(said(&out).contains("--out results is not empty"), "{}", said(&out));
-    assert_eq!(home.names(), ["results"]);
-    fs::create_dir(home.path("empty")).unwrap();
-    is(&home.fed(&["-i", "--out", "empty", "--", "pack"], &archive), 0, "");
-    assert!(home.path("empty/report.xml").is_file());
-    for bytes in [&archive[..archive.len() / 2], b"no archive at all"] {
-        let out = home.fed(&["-i", "--timeout", "60", "--out", "half", "--", "pack", "1"], bytes);
-        is(&out, 125, "");
-        assert!(
-            said(&out).contains("could not pack the files for --out, and ended with status 1"),
-            "{}",
-            said(&out)
-        );
-    }
-    let evil = [&[0xff; 512][..], &archive].concat();
-    let out = home.fed(&["-i", "--out", "evil", "--", "pack"], &evil);
-    is(&out, 125, "");
-    assert!(said(&out).contains("--out evil: what the guest sent is no tar archive"), "{}", said(&out));
-    is(&home.out(&["--out", "off", "--", "off"]), 122, "");
-    is(&home.out(&["--timeout", "2", "--out", "hang", "--", "hang"]), 124, "");
-    assert_eq!(home.names(), ["empty", "results"]);
-}
-
-#[test]
-fn runs_with_files_go_on_from_warm_machines() {
-    let home = Home::new();
-    for name in ["one", "two"] {
-        let archive = home.archive(&[("name", name.as_bytes())]);
-        is(&home.fed(&["-i", "--warm", "box", "--out", name, "--", "pack"], &archive), 0, "");
-        assert_eq!(fs::read(home.path(name).join("name")).unwrap(), name.as_bytes());
-    }
-}
-
-/// A run on a terminal.
-fn on_terminal(home: &Home, options: &[&str]) -> OnTerminal {
-    OnTerminal::command(&mut home.run(options), home.0.clone())
-}
-
-#[test]
-fn terminal_is_the_commands_while_it_runs_and_given_back_after_it() {
-    let home = Home::new();
-    let mut terminal = on_terminal(&home, &["-it", "show"]);
-    terminal.expect("shows\r\n", 1);
-    terminal.until_raw();
-    // Ctrl-C is the command's.
-    terminal.type_in(b"it is \x03 here");
-    terminal.expect("it is \x03 here", 1);
-    terminal.resize(30, 100);
-    terminal.expect("30 100\n", 1);
-    terminal.type_in(b"\x1d?");
-    terminal.expect("Ctrl-] q ends the run", 1);
-    terminal.type_in(b"q");
-    terminal.end().is(0);
-}
-
-#[test]
-fn terminal_is_given_back_on_every_way_out() {
-    let home = Home::new();
-    let started = |options: &[&str]| {
-        let terminal = on_terminal(&home, &[&["-it"], options].concat());
-        terminal.until_raw();
-        terminal
-    };
-    started(&["--timeout", "5", "hang"]).end().is(124).said("had not ended after 5 s");
-    let terminal = started(&["hang"]);
-    terminal.signal(libc::SIGTERM);
-    terminal.end().is(143).said("ended by signal 15");
-    let mut terminal = started(&["hang"]);
-    terminal.type_in(b"\x1dq");
-    terminal.end().is(143);
-    // Too quick for a check that it is raw.
-    on_terminal(&home, &["-it", "off"]).end().is(122).said("switched itself off");
-    on_terminal(&home, &["-it", "exit", "7"]).end().is(7);
-    on_terminal(&home, &["-it", "-w", "/none", "exit", "7"]).end().is(125).said("no directory /none");
-}
-
-#[test]
-fn terminal_without_input_is_not_raw_and_ctrl_c_ends_the_run() {
-    let home = Home::new();
-    let mut terminal = on_terminal(&home, &["-t", "show"]);
-    // The terminal makes a line end of its own of it.
-    terminal.expect("shows\r", 1);
-    assert!(!terminal.mode().is_raw());
-    terminal.type_in(b"\x03");
-    terminal.end().is(130);
-    let mut terminal = on_terminal(&home, &["-t", "--warm", "box", "size"]);
-    terminal.expect("\n", 1);
-    terminal.type_in(b"");
-    terminal.end().is(0);
-    let out = home.out(&["-it", "show"]);
-    is(&out, 125, "");
-    assert!(said(&out).contains("standard input is none: leave out one of them"), "{}", said(&out));
+    let run = |options: &[&str], command: &[&str]| Running::start(&mut home.run(options, command)).ends();
+    is(&run(&["--timeout", "1"], &["hang"]), 124, &["the command had not ended after 1 s (--timeout)"]);
+    is(&run(&[], &["off"]), 122, &["the guest switched itself off before its command had ended"]);
+    let mute = run(&["--append", "mute=1", "--boot-timeout", "1"], &["hang"]);
+    is(&mute, 123, &["did not come up within 1 s", "the console said last", "booted"]);
 }

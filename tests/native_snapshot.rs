@@ -270,6 +270,33 @@ fn set_file_limit(pid: i32, bytes: u64) {
 }
 
 #[test]
+fn forwards_that_were_added_or_removed_are_part_of_a_saved_machine_and_stay_in_one_that_goes_back() {
+    let bench = Bench::new();
+    let machine = bench.launch("").args(&["--net", "user,forward=0:22"]).spawn();
+    machine.expect("at=1024\n", 1);
+    bench.does(&["snapshot", "vm0", "first"]);
+    bench.does(&["forward", "vm0", "0:80"]);
+    bench.does(&["forward", "vm0", "--remove", "0:22"]);
+    let has_only_80 = || {
+        let list = bench.does(&["forward", "vm0"]);
+        assert!(list.contains("80") && !list.contains("port 22"), "{list}");
+    };
+    has_only_80();
+    // Whatever the snapshot had: these are the process's.
+    bench.does(&["revert", "vm0", "first"]);
+    has_only_80();
+    bench.does(&["save", "vm0", "saved"]);
+    assert_eq!(machine.end().status.code(), Some(0));
+    let restored = bench.restore(&["saved"]);
+    restored.says("at=");
+    has_only_80();
+    let said = bench.does(&["clone", "vm0", "vm1"]);
+    assert!(said.contains("the forward 0:80 stays the original's"), "{said}");
+    bench.does(&["kill", "vm1"]);
+    restored.finish();
+}
+
+#[test]
 fn a_machine_that_runs_on_is_saved_with_its_disks() {
     let bench = Bench::new();
     let machine = start(&bench, "");

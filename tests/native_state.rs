@@ -1,5 +1,5 @@
-//! A guest that keeps a disk busy is paused, saved and restored into a fresh machine, again and again: no completion, interrupt,
-//! kick or byte is lost. What does not fit, or is damaged, is refused in a sentence.
+//! A guest that keeps a disk, a network and its console busy is paused, saved and restored into a fresh machine, again and again: no completion,
+//! interrupt, kick, frame or byte is lost, doubled or changed. What does not fit, or is damaged, is refused in a sentence.
 //!
 //! The guest is that of `native_load.rs`: it judges each completion, and one that gets no answer halts for ever.
 #![allow(
@@ -13,6 +13,8 @@
 mod dose;
 #[path = "support/embedded.rs"]
 mod embedded;
+#[path = "support/frames.rs"]
+mod frames;
 #[path = "support/load.rs"]
 mod load;
 
@@ -25,6 +27,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use embedded::{LIMIT, Output};
+use frames::{Counts, Peer};
 use load::{BLOCK, BLOCKS, assert_last_writes, number};
 use minivmm::spec::Spec;
 use minivmm::{DeviceKind, DeviceStats, Exit, GuestClock, Machine, SaveError, SavedState, StartError};
@@ -34,7 +37,7 @@ use tiny_guest::Guest;
 struct Load {
     spec: Spec,
     image: PathBuf,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// A machine with the load guest, and its output so far.
@@ -51,7 +54,15 @@ impl Load {
         File::create(&image).unwrap().set_len(BLOCKS * BLOCK as u64).unwrap();
         let spec = Spec::new(kernel).with_mem("16".parse().unwrap()).with_append("seed=7");
         let spec = spec.with_cpus(cpus.parse().unwrap()).with_disk(image.to_str().unwrap().parse().unwrap());
-        Load { spec, image, _folder: folder }
+        Load { spec, image, folder }
+    }
+
+    /// The same with a network that is busy too.
+    fn with_network() -> (Self, Peer) {
+        let load = Load::new("1");
+        let (peer, net) = Peer::new(load.folder.path());
+        let spec = load.spec.with_append("seed=7 frames=1").with_net(net);
+        (Load { spec, ..load }, peer)
     }
 
     fn boot(&self) -> Running {
@@ -63,6 +74,16 @@ impl Load {
     }
 
     fn restore(&self, saved: Saved) -> Running {
+        // A machine that is killed waits two seconds for what the host has to end, and a busy host may take longer to let go of its disk.
+        let is_open = || {
+            let files = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            files.filter_map(|file| fs::read_link(file.path()).ok()).any(|file| file == self.image)
+        };
+        let begun = Instant::now();
+        while is_open() {
+            assert!(begun.elapsed() < LIMIT, "the image of a machine that was killed stays open");
+            thread::sleep(Duration::from_millis(1));
+        }
         let output = Output::default();
         let Saved { state, memory } = saved;
         // Through text, as a file has it.
@@ -98,7 +119,12 @@ impl Running {
     }
 
     fn disk(&self) -> DeviceStats {
-        let devices = self.machine.stats().unwrap().devices;
+        let stats = self.machine.stats();
+        let devices = stats
+            .unwrap_or_else(|| {
+                panic!("it has ended: {:?} {}", self.machine.wait_for(LIMIT), self.output.text())
+            })
+            .devices;
         devices.into_iter().find(|device| device.kind == DeviceKind::Block).unwrap()
     }
 
@@ -120,15 +146,16 @@ impl Running {
 
 #[test]
 fn a_guest_at_work_goes_on_in_a_fresh_machine_and_misses_nothing() {
-    let load = Load::new("1");
+    let (load, peer) = Load::with_network();
     let mut running = load.boot();
+    peer.begin();
     let (mut said, mut requests) = (String::new(), 0);
     let mut chance = 1u64;
     let mut generations = BTreeSet::new();
     for round in 0..if dose::soak() { 1000 } else { 30 } {
         chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         thread::sleep(Duration::from_micros((chance >> 33) % 3000));
-        let saved = running.save();
+        let mut saved = running.save();
         assert!(generations.insert(saved.generation()), "it has the generation ID of an earlier machine");
         if round % 8 == 0 {
             // Saving changes nothing: it continues, and is saved again.
@@ -137,16 +164,26 @@ fn a_guest_at_work_goes_on_in_a_fresh_machine_and_misses_nothing() {
             running.until("it goes on", |running| running.disk().requests > before);
             let again = running.save();
             assert_eq!(saved.generation(), again.generation());
-            let (text, done) = running.end();
-            (said, requests) = (said + &text, requests + done);
-            running = load.restore(again);
-        } else {
-            let (text, done) = running.end();
-            (said, requests) = (said + &text, requests + done);
-            running = load.restore(saved);
+            saved = again;
         }
+        // What was sent to a machine that has read it comes; what its socket has goes with it.
+        peer.rest();
+        let (text, done) = running.end();
+        (said, requests) = (said + &text, requests + done);
+        running = load.restore(saved);
+        let before = peer.until("nothing is wrong", LIMIT, |_| true);
+        peer.begin();
         running.until("it goes on after it was restored", |running| running.disk().requests > 0);
+        peer.until("frames go on in both directions", LIMIT, |counts| {
+            counts.came > before.came && counts.guest_has > before.guest_has
+        });
     }
+    peer.finish();
+    let all =
+        |counts: &Counts| counts.guest_has + counts.lost == counts.sent && counts.guest_last == counts.sent;
+    let counts = peer.until("every frame has come", LIMIT, all);
+    println!("{counts:?}");
+    assert!(counts.guest_has > 30 && counts.came > 30, "{counts:?}");
     running.machine.console_input().write_all(b"!").unwrap();
     running.until("finished", |running| running.output.text().contains(" kicks="));
     running.until("all said", |running| running.output.text().ends_with('\n'));

@@ -13,7 +13,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -240,6 +240,51 @@ fn runs_at_once_on_one_name_do_not_disturb_each_other() {
         is(&out, 0, "1\n");
         assert!(said(&out).contains(CLONE), "{}", said(&out));
     }
+}
+
+#[test]
+fn clone_that_cannot_boot_again_is_not_reset_and_its_command_runs_on() {
+    let home = Home::new();
+    home.boots(&[], "there is none yet");
+    let mut run = home.run(&["--warm", "box", "--name", "job", "-i"], &["copy"]);
+    let child = run.env("XDG_RUNTIME_DIR", home.0.path()).stdin(Stdio::piped()).spawn().unwrap();
+    let verb =
+        |word: &str| home.minivmm(&[word, "job"]).env("XDG_RUNTIME_DIR", home.0.path()).output().unwrap();
+    let begun = Instant::now();
+    while !verb("info").status.success() {
+        assert!(begun.elapsed() < Duration::from_secs(300), "the run has no name");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let out = verb("reset");
+    is(&out, 1, "");
+    assert!(
+        said(&out).contains("initial RAM disk") && said(&out).contains("start another run"),
+        "{}",
+        said(&out)
+    );
+    let out = feed(child, b"still here");
+    is(&out, 0, "still here");
+}
+
+#[test]
+fn each_clone_hears_on_a_port_that_it_is_another_one() {
+    let home = Home::new();
+    let options = ["--port", "generation"];
+    home.boots(&options, "there is none yet");
+    let line = || {
+        let out = home.warm_run(&options, &["generation"]);
+        assert!(out.status.success() && said(&out).contains(CLONE), "{}", said(&out));
+        let line = String::from_utf8(out.stdout).unwrap();
+        let words: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+        let names: Vec<_> = words.iter().map(|word| word.split_once('=').unwrap().0).collect();
+        assert_eq!(names, ["generation", "random", "time"]);
+        words
+    };
+    let (one, other) = (line(), line());
+    assert!(one.iter().zip(&other).all(|(one, other)| one != other), "{one:?} {other:?}");
+    // Nothing is said to one that boots: it would wait for ever.
+    let out = home.run(&["--port", "generation", "--timeout", "2"], &["generation"]).output().unwrap();
+    is(&out, 124, "");
 }
 
 #[test]

@@ -109,9 +109,25 @@ pub enum Verb {
     /// generation ID, sockets of ports and, from its next boot on, MAC addresses are the clone's own; forwards and captures stay the
     /// original's. What was done of this is printed.
     Clone(Box<CloneArgs>),
+    /// Print a shell script that installs the guest's helper for restores
+    ///
+    /// A guest that was restored or cloned draws the random numbers that the other ones draw, unless its kernel has a driver for the VM
+    /// generation ID (Linux 5.18 and later with CONFIG_VMGENID; Debian's cloud kernels have none). The helper gives it new ones, and sets its
+    /// clock if that is behind: `minivmm guest-helper | ssh -p 5555 root@localhost sh` installs it. The machine needs `--port generation`.
+    #[command(hide = true)]
+    GuestHelper(GuestHelperArgs),
     /// A verb for a machine that has a name.
     #[command(flatten)]
     Named(NameVerb),
+}
+
+/// Nothing but its help.
+#[derive(Debug, Clone, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct GuestHelperArgs {
+    /// Print this help
+    #[arg(short, long, action = ArgAction::HelpShort)]
+    help: Option<bool>,
 }
 
 /// What the doctor examines besides the host.
@@ -156,6 +172,8 @@ pub enum Command {
     Receive(Box<ReceiveArgs>),
     /// Make a second machine of one.
     Clone(Box<CloneArgs>),
+    /// Print the installer of the guest's helper.
+    GuestHelper,
     /// Send a request to a machine.
     Named(NameVerb),
 }
@@ -207,6 +225,7 @@ fn parse_whole(words: Vec<OsString>) -> Result<Command, ArgsError> {
         Some(Verb::Restore(restore)) => Ok(Command::Restore(restore)),
         Some(Verb::Receive(receive)) => Ok(Command::Receive(receive)),
         Some(Verb::Clone(clone)) => Ok(Command::Clone(clone)),
+        Some(Verb::GuestHelper(_)) => Ok(Command::GuestHelper),
         Some(Verb::Named(verb)) => Ok(Command::Named(verb)),
         None => Ok(Command::Run(machine(args.machine, &matches)?, args.service)),
     }
@@ -288,6 +307,7 @@ mod tests {
             | Command::Restore(_)
             | Command::Receive(_)
             | Command::Clone(_)
+            | Command::GuestHelper
             | Command::Named(_) => {
                 panic!("no machine in {words:?}")
             }

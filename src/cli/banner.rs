@@ -73,7 +73,14 @@ impl Display for Banner<'_> {
             line("Network", &describe_net(&id, net))?;
         }
         for port in &spec.port {
-            line("Port", &format_args!("{} = {}", port.name, port.socket.display()))?;
+            match &port.socket {
+                Some(socket) => line("Port", &format_args!("{} = {}", port.name, socket.display()))?,
+                None => line("Port", &format_args!("{}: says when the guest goes on", port.name))?,
+            }
+        }
+        for (tag, share) in spec.shares() {
+            let read_only = if share.read_only { ", read-only" } else { "" };
+            line("Share", &format_args!("{tag} = {}{read_only}", share.path.display()))?;
         }
         let name = match spec.console() {
             ConsoleChoice::Ttys0 => "",

@@ -12,6 +12,7 @@ pub mod disk;
 mod doctor;
 mod drivers;
 pub mod exit;
+mod guest_helper;
 #[cfg(test)]
 #[path = "../../tests/kernels/mod.rs"]
 pub(crate) mod kernels;
@@ -76,6 +77,7 @@ pub fn main() -> ExitCode {
         Ok(Command::Restore(args)) => restore::run(&args),
         Ok(Command::Receive(args)) => receive::run(&args),
         Ok(Command::Clone(args)) => clone::run(&args),
+        Ok(Command::GuestHelper) => print(guest_helper::INSTALLER, Status::Done),
         Ok(Command::Named(verb)) => return verbs::run(&verb),
     }
     .into()

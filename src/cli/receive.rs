@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{PathBuf, absolute};
 use std::time::Duration;
 
 use clap::ArgAction;
@@ -13,7 +14,7 @@ use super::migration_address::{MigrationAddress, SILENCE, of, silence};
 use super::{report, report_error, serve_with_leave};
 use crate::control::find;
 use crate::host::process::redirect_to_null;
-use crate::migration::{Received, receive};
+use crate::migration::{Received, Welcome, receive};
 use crate::spec::{Initrd, MachineName, Spec};
 
 /// Where the machine comes from, and how it goes on.
@@ -31,6 +32,12 @@ pub struct ReceiveArgs {
     /// the machine waits for its leave to run, too.
     #[arg(long, value_name = "TIME", value_parser = silence, hide_short_help = true)]
     pub timeout: Option<Duration>,
+    /// Where disks go that come with it
+    ///
+    /// `minivmm migrate --with-disks` sends them. They become new raw images in this folder, such as vda.raw; nothing is replaced, and they are gone
+    /// unless the machine comes to run.
+    #[arg(long, value_name = "FOLDER")]
+    pub disks: Option<PathBuf>,
     /// Its name from now on [default: as it was]
     #[arg(long, value_name = "NAME")]
     pub name: Option<MachineName>,
@@ -102,7 +109,13 @@ fn take(way: Way, args: &ReceiveArgs, notify: Notify, parent: Option<Parent>) ->
             }
         }
     };
-    match receive(stream, limit, |spec| check(spec, args.name.as_ref())) {
+    // The machine names them by it.
+    let disks = match args.disks.as_ref().map(absolute).transpose() {
+        Ok(disks) => disks,
+        Err(source) => return report_error(&WayError { at: None, source }, Status::Failed),
+    };
+    let welcome = Welcome { limit, disks: disks.as_deref() };
+    match receive(stream, welcome, |spec, comes| check(spec, args.name.as_ref(), comes)) {
         Ok(Received { spec, restore, leave }) => {
             serve_with_leave(&spec, Some(restore), Some(leave), &args.service, (notify, parent), || Ok(()))
         }
@@ -110,8 +123,8 @@ fn take(way: Way, args: &ReceiveArgs, notify: Notify, parent: Option<Parent>) ->
     }
 }
 
-/// What can be known of a machine before its memory has come.
-fn check(spec: &mut Spec, name: Option<&MachineName>) -> Result<(), String> {
+/// What can be known of a machine before its memory has come; `comes` says which disks come with it.
+fn check(spec: &mut Spec, name: Option<&MachineName>, comes: &dyn Fn(usize) -> bool) -> Result<(), String> {
     if let Some(name) = name {
         spec.name = Some(name.clone());
     }
@@ -120,7 +133,8 @@ fn check(spec: &mut Spec, name: Option<&MachineName>) -> Result<(), String> {
             "a machine called {name} runs there already; give another name with `minivmm receive --name`"
         ));
     }
-    let disks = spec.disk.iter().map(crate::spec::DiskSpec::image);
+    let disks = spec.disk.iter().enumerate().filter(|(index, _)| !comes(*index));
+    let disks = disks.map(|(_, disk)| disk.image());
     let initrd = match &spec.initrd {
         Some(Initrd::File(path)) => Some(path.as_path()),
         _ => None,

@@ -71,7 +71,11 @@ pub(super) fn serve_connection(
             Err(refusal) => return send_last(wire, registration, &refusal, limits),
         };
         registration.enter(Phase::Acting);
-        match service.answer(&request) {
+        let reply = service.answer(&request);
+        let keep_alive = request.head.keep_alive;
+        // It has a descriptor, which a stream does not need.
+        drop(request);
+        match reply {
             Reply::Wait => return wait(wire, registration, service, limits),
             Reply::Upgrade(upgrade) => return hand_over(wire, reader, upgrade, limits),
             Reply::Events(_) | Reply::Console(..) | Reply::Bytes(..)
@@ -84,7 +88,7 @@ pub(super) fn serve_connection(
             }
             Reply::Bytes(kind, source) => return byte_stream::serve(wire, kind, source, limits),
             Reply::Events(source) => return events(wire, source, limits),
-            Reply::Answer(answer) if request.head.keep_alive && registration.ending().is_none() => {
+            Reply::Answer(answer) if keep_alive && registration.ending().is_none() => {
                 registration.enter(Phase::Writing);
                 if wire.write(&answer.bytes(true), Instant::now() + limits.write).is_err() {
                     return;

@@ -17,7 +17,7 @@ use super::wire::Wire;
 use super::{Limits, MAX_BODY, MAX_HEAD};
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
-    BalloonError, BoundForward, CopyLimits, CopyProgress, CopyReport, DiskChangeError, DiskState,
+    Asker, BalloonError, BoundForward, CopyLimits, CopyProgress, CopyReport, DiskChangeError, DiskState,
     MachineEvent, MachineState, NetError, PauseError, ResizeError, RevertError, SaveError, SaveOptions,
     Stats,
 };
@@ -126,20 +126,21 @@ impl ControlTarget for StubMachine {
 
     fn kill(&self) {}
 
-    fn snapshot(&self, _: &Path, _: Duration) -> Result<(), SaveError> {
+    fn snapshot(&self, _: &Asker, _: &Path, _: Duration) -> Result<(), SaveError> {
         Ok(())
     }
 
-    fn revert(&self, _: &Path) -> Result<(), RevertError> {
+    fn revert(&self, _: &Asker, _: &Path) -> Result<(), RevertError> {
         Ok(())
     }
 
-    fn save_and_end(&self, _: &Path, _: SaveOptions, _: Duration) -> Result<(), SaveError> {
+    fn save_and_end(&self, _: &Asker, _: &Path, _: SaveOptions, _: Duration) -> Result<(), SaveError> {
         Ok(())
     }
 
     fn save_running(
         &self,
+        _: &Asker,
         _: &Path,
         _: SaveOptions,
         _: CopyLimits,
@@ -154,7 +155,7 @@ impl ControlTarget for StubMachine {
 
     fn cancel_copy(&self) {}
 
-    fn migrate(&self, _: CopyLimits, _: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
+    fn migrate(&self, _: SaveOptions, _: CopyLimits, _: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
         Box::new(|_, _| ())
     }
 

@@ -7,12 +7,15 @@ use super::connection::{Phase, Registration};
 use super::request::{Head, parse_head};
 use super::wire::{Wire, is_timeout};
 use super::{Limits, MAX_HEAD};
+use crate::machine::Asker;
 
 /// A complete request.
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(super) head: Head,
     pub(super) body: Vec<u8>,
+    /// Who sent it.
+    pub(super) asker: Asker,
 }
 
 /// Bytes of an incomplete request, at most [`MAX_HEAD`] and a body.
@@ -60,7 +63,8 @@ impl RequestReader {
         }
         let rest = self.0.split_off(head.body);
         let body = std::mem::replace(&mut self.0, rest);
-        Ok(Some(Request { head, body }))
+        let asker = wire.shared_stream().map(Asker::at).unwrap_or_default();
+        Ok(Some(Request { head, body, asker }))
     }
 
     /// What was read behind the last request.

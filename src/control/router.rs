@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use super::answer::Answer;
 use super::request_reader::Request;
 use super::target::{ByteSource, Console, EventSource};
+use crate::machine::Asker;
 
 /// One kind of request to a target of type `T`.
 pub struct Route<T: ?Sized + 'static> {
@@ -31,6 +32,11 @@ impl<'a> Call<'a> {
     /// The body.
     pub(crate) fn body(&self) -> &'a [u8] {
         &self.request.body
+    }
+
+    /// Who sent it.
+    pub(crate) fn asker(&self) -> &'a Asker {
+        &self.request.asker
     }
 
     /// Parameter `index` of the path; empty if the path has fewer.

@@ -268,7 +268,9 @@ fn reset(target: &dyn ControlTarget, _: &Call<'_>) -> Reply {
     match target.reset(RESET) {
         Ok(()) => Reply::done(),
         Err(error @ ResetError::TimedOut(_)) => Reply::refusal(504, sentence(&error)),
-        Err(error @ ResetError::Ended(_)) => Reply::refusal(409, sentence(&error)),
+        Err(error @ (ResetError::Ended(_) | ResetError::CannotBoot(_))) => {
+            Reply::refusal(409, sentence(&error))
+        }
     }
 }
 

@@ -69,14 +69,18 @@ pub(super) fn save(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
             "A downtime and a bandwidth are for a machine that runs on: add \"keep-running\": true.",
         );
     }
-    let options = if disks { SaveOptions::new().with_disks() } else { SaveOptions::new() };
+    let options = options(disks);
     answer(if keep_running {
         let mut limits = CopyLimits { bandwidth, ..CopyLimits::default() };
         limits.downtime = downtime.map_or(limits.downtime, Duration::from_millis);
-        target.save_running(&folder, options, limits, PAUSE).map(|report| Reply::json(&report))
+        target.save_running(call.asker(), &folder, options, limits, PAUSE).map(|report| Reply::json(&report))
     } else {
-        target.save_and_end(&folder, options, PAUSE).map(|()| Reply::done())
+        target.save_and_end(call.asker(), &folder, options, PAUSE).map(|()| Reply::done())
     })
+}
+
+fn options(disks: bool) -> SaveOptions {
+    if disks { SaveOptions::new().with_disks() } else { SaveOptions::new() }
 }
 
 /// A folder of the host, for a snapshot.
@@ -106,13 +110,13 @@ fn snapshot_folder(call: &Call<'_>) -> Result<PathBuf, Reply> {
 
 pub(super) fn snapshot(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
     match snapshot_folder(call) {
-        Ok(folder) => answer(target.snapshot(&folder, PAUSE).map(|()| Reply::done())),
+        Ok(folder) => answer(target.snapshot(call.asker(), &folder, PAUSE).map(|()| Reply::done())),
         Err(refusal) => refusal,
     }
 }
 
 pub(super) fn revert(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
-    match snapshot_folder(call).map(|folder| target.revert(&folder)) {
+    match snapshot_folder(call).map(|folder| target.revert(call.asker(), &folder)) {
         Ok(Ok(())) => Reply::done(),
         Ok(Err(error)) => Reply::refusal(409, error.to_string()),
         Err(refusal) => refusal,
@@ -141,6 +145,9 @@ pub(super) fn cancel(target: &dyn ControlTarget, _: &Call<'_>) -> Reply {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Migrate {
+    /// Copies the disks, too.
+    #[serde(default)]
+    disks: bool,
     /// Milliseconds.
     downtime: Option<u64>,
     /// Bytes in a second.
@@ -152,8 +159,9 @@ struct Migrate {
 }
 
 /// The body of `POST /v1/migrate`.
-pub(crate) fn migrate_body(limits: CopyLimits, patience: Patience) -> Value {
+pub(crate) fn migrate_body(disks: bool, limits: CopyLimits, patience: Patience) -> Value {
     serde_json::json!({
+        "disks": disks,
         "downtime": millis(limits.downtime), "bandwidth": limits.bandwidth,
         "greeting": millis(patience.greeting), "silence": millis(patience.silence),
     })
@@ -167,7 +175,8 @@ pub(super) fn migrate(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
         );
         return Reply::refusal(400, how);
     }
-    let Migrate { downtime, bandwidth, greeting, silence } = match serde_json::from_slice(call.body()) {
+    let Migrate { disks, downtime, bandwidth, greeting, silence } = match serde_json::from_slice(call.body())
+    {
         Ok(migrate) => migrate,
         Err(error) => return Reply::refusal(400, format!("Send {{\"downtime\": 300}}: {}.", clean(&error))),
     };
@@ -176,5 +185,9 @@ pub(super) fn migrate(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
     // No limit is no limit of a socket.
     let time = |millis: Option<u64>| Duration::from_millis(millis.unwrap_or(SILENCE).max(1));
     let patience = Patience { greeting: time(greeting), silence: time(silence) };
-    Reply::Upgrade(Upgrade { to: MIGRATION, fields: Vec::new(), then: target.migrate(limits, patience) })
+    Reply::Upgrade(Upgrade {
+        to: MIGRATION,
+        fields: Vec::new(),
+        then: target.migrate(options(disks), limits, patience),
+    })
 }

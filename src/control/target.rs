@@ -12,9 +12,9 @@ use serde_json::Value;
 
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
-    BalloonError, BoundForward, Controls, CopyLimits, CopyProgress, CopyReport, DiskChangeError, DiskState,
-    Events, GuestConsole, Machine, MachineEvent, MachineState, NetError, PauseError, ResizeError,
-    RevertError, SaveError, SaveOptions, Stats,
+    Asker, BalloonError, BoundForward, Controls, CopyLimits, CopyProgress, CopyReport, DiskChangeError,
+    DiskState, Events, GuestConsole, Machine, MachineEvent, MachineState, NetError, PauseError, ResizeError,
+    RevertError, SaveError, SaveOptions, StartError, Stats,
 };
 use crate::migration::{Patience, migrate};
 use crate::spec::{ConsoleChoice, DiskGrowth, DiskLimitsChange, PortForward, Spec};
@@ -23,7 +23,7 @@ use crate::spec::{ConsoleChoice, DiskGrowth, DiskLimitsChange, PortForward, Spec
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// The operations of a machine that the control socket offers. Calls come from several threads, and return
-/// within their limits whatever the machine does.
+/// within their limits whatever the machine does. What copies the machine ends when the one who asked for it is gone.
 pub trait ControlTarget: Send + Sync + fmt::Debug {
     /// What the machine is.
     fn info(&self) -> Info;
@@ -52,23 +52,30 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`SaveError`].
-    fn save_and_end(&self, folder: &Path, options: SaveOptions, limit: Duration) -> Result<(), SaveError>;
+    fn save_and_end(
+        &self,
+        asker: &Asker,
+        folder: &Path,
+        options: SaveOptions,
+        limit: Duration,
+    ) -> Result<(), SaveError>;
     /// Saves it with its disks to a folder, and lets it go on.
     ///
     /// # Errors
     /// [`SaveError`].
-    fn snapshot(&self, folder: &Path, limit: Duration) -> Result<(), SaveError>;
+    fn snapshot(&self, asker: &Asker, folder: &Path, limit: Duration) -> Result<(), SaveError>;
     /// Takes it back to such a folder.
     ///
     /// # Errors
     /// [`RevertError`].
-    fn revert(&self, folder: &Path) -> Result<(), RevertError>;
+    fn revert(&self, asker: &Asker, folder: &Path) -> Result<(), RevertError>;
     /// Saves it to a folder while it runs, and does not end it.
     ///
     /// # Errors
     /// [`SaveError`].
     fn save_running(
         &self,
+        asker: &Asker,
         folder: &Path,
         options: SaveOptions,
         limits: CopyLimits,
@@ -79,7 +86,12 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     /// Cancels a save that is under way.
     fn cancel_copy(&self);
     /// What sends it over a connection to another process, and ends it here once it runs there.
-    fn migrate(&self, limits: CopyLimits, patience: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)>;
+    fn migrate(
+        &self,
+        options: SaveOptions,
+        limits: CopyLimits,
+        patience: Patience,
+    ) -> Box<dyn FnOnce(UnixStream, Vec<u8>)>;
     /// Its balloon.
     fn balloon(&self) -> Balloon;
     /// Sets the size of the balloon in MiB.
@@ -147,6 +159,9 @@ pub enum ResetError {
     /// It has ended, in this way.
     #[error("the machine has ended instead of booting again: {0}")]
     Ended(String),
+    /// There is not all that it booted from; it was not reset.
+    #[error("{0}")]
+    CannotBoot(String),
     /// It takes longer than the limit.
     #[error("the machine has not booted again within {} s; it will, unless it ends", .0.as_secs())]
     TimedOut(Duration),
@@ -332,6 +347,9 @@ impl ControlTarget for RunningTarget {
     }
 
     fn reset(&self, limit: Duration) -> Result<(), ResetError> {
+        if !self.controls.can_boot() {
+            return Err(ResetError::CannotBoot(StartError::InitrdGone.to_string()));
+        }
         let (until, events) = (Instant::now() + limit, self.controls.events());
         self.controls.reset();
         loop {
@@ -358,26 +376,34 @@ impl ControlTarget for RunningTarget {
         self.controls.kill();
     }
 
-    fn save_and_end(&self, folder: &Path, options: SaveOptions, limit: Duration) -> Result<(), SaveError> {
-        self.controls.save_and_end_with(folder, options, limit)
+    fn save_and_end(
+        &self,
+        asker: &Asker,
+        folder: &Path,
+        options: SaveOptions,
+        limit: Duration,
+    ) -> Result<(), SaveError> {
+        self.controls.asked_by(asker).save_and_end_with(folder, options, limit)
     }
 
-    fn snapshot(&self, folder: &Path, limit: Duration) -> Result<(), SaveError> {
-        self.controls.snapshot_to(folder, limit)
+    fn snapshot(&self, asker: &Asker, folder: &Path, limit: Duration) -> Result<(), SaveError> {
+        self.controls.asked_by(asker).snapshot_to(folder, limit)
     }
 
-    fn revert(&self, folder: &Path) -> Result<(), RevertError> {
-        self.controls.revert_to(folder)
+    fn revert(&self, asker: &Asker, folder: &Path) -> Result<(), RevertError> {
+        self.controls.asked_by(asker).revert_to(folder)
     }
 
     fn save_running(
         &self,
+        asker: &Asker,
         folder: &Path,
         options: SaveOptions,
         limits: CopyLimits,
         limit: Duration,
     ) -> Result<CopyReport, SaveError> {
-        self.controls.save_running_with(folder, options, limits, limit, &mut |_| ControlFlow::Continue(()))
+        let watch = &mut |_: &CopyProgress| ControlFlow::Continue(());
+        self.controls.asked_by(asker).save_running_with(folder, options, limits, limit, watch)
     }
 
     fn copy_progress(&self) -> Option<CopyProgress> {
@@ -388,9 +414,14 @@ impl ControlTarget for RunningTarget {
         self.controls.cancel_copy();
     }
 
-    fn migrate(&self, limits: CopyLimits, patience: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
+    fn migrate(
+        &self,
+        options: SaveOptions,
+        limits: CopyLimits,
+        patience: Patience,
+    ) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
         let controls = self.controls.clone();
-        Box::new(move |stream, begun| migrate(&controls, &stream, &begun, limits, patience))
+        Box::new(move |stream, begun| migrate(&controls, &stream, &begun, options, limits, patience))
     }
 
     fn balloon(&self) -> Balloon {

@@ -14,7 +14,7 @@ use super::target::{
 };
 use crate::host::capture::CaptureLimits;
 use crate::machine::{
-    BalloonError, BoundForward, CopyLimits, CopyProgress, CopyReport, DiskChangeError, DiskState,
+    Asker, BalloonError, BoundForward, CopyLimits, CopyProgress, CopyReport, DiskChangeError, DiskState,
     MachineEvent, MachineState, NetError, NetHandles, PauseError, ResizeError, RevertError, SaveError,
     SaveOptions, Stats,
 };
@@ -112,7 +112,7 @@ impl ControlTarget for Fake {
         self.record("kill");
     }
 
-    fn save_and_end(&self, _: &Path, _: SaveOptions, _: Duration) -> Result<(), SaveError> {
+    fn save_and_end(&self, _: &Asker, _: &Path, _: SaveOptions, _: Duration) -> Result<(), SaveError> {
         if self.state() == MachineState::Ended {
             return Err(SaveError::Ended);
         }
@@ -120,7 +120,7 @@ impl ControlTarget for Fake {
         Ok(())
     }
 
-    fn snapshot(&self, _: &Path, _: Duration) -> Result<(), SaveError> {
+    fn snapshot(&self, _: &Asker, _: &Path, _: Duration) -> Result<(), SaveError> {
         if self.state() == MachineState::Ended {
             return Err(SaveError::Ended);
         }
@@ -128,7 +128,7 @@ impl ControlTarget for Fake {
         Ok(())
     }
 
-    fn revert(&self, _: &Path) -> Result<(), RevertError> {
+    fn revert(&self, _: &Asker, _: &Path) -> Result<(), RevertError> {
         if self.state() == MachineState::Ended {
             return Err(RevertError::Ended);
         }
@@ -138,6 +138,7 @@ impl ControlTarget for Fake {
 
     fn save_running(
         &self,
+        _: &Asker,
         _: &Path,
         _: SaveOptions,
         _: CopyLimits,
@@ -158,7 +159,7 @@ impl ControlTarget for Fake {
         self.record("cancel-copy");
     }
 
-    fn migrate(&self, _: CopyLimits, _: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
+    fn migrate(&self, _: SaveOptions, _: CopyLimits, _: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
         Box::new(|_, _| ())
     }
 

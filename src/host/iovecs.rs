@@ -12,6 +12,9 @@ use super::socket_address::SocketAddress;
 /// Maximum segments of a frame: UIO_MAXIOV, less the header and the spill.
 const MAX_SEGMENTS: usize = 1022;
 
+/// A part of the list that is not there.
+const NOTHING: (*mut u8, usize) = (ptr::null_mut(), 0);
+
 /// The iovecs of the call that is being prepared.
 ///
 /// Empty between calls, so that no pointer outlives the memory that it points to; the allocation is kept.
@@ -66,6 +69,36 @@ impl IoVecs {
             // SAFETY: `count` pieces that are read and not written: our header, borrowed across the call, and guest
             // memory, which `memory` keeps mapped.
             unsafe { libc::writev(fd, pieces, count) }
+        })
+    }
+
+    /// Reads a file at `offset` into `room` (preadv(2)). Returns the number of bytes.
+    pub(super) fn read_at(
+        &mut self,
+        fd: impl AsFd,
+        memory: &Memory,
+        room: &[Segment],
+        offset: u64,
+    ) -> io::Result<usize> {
+        let (fd, offset) = (fd.as_fd().as_raw_fd(), libc::off_t::try_from(offset).map_err(io::Error::other)?);
+        self.with(NOTHING, memory, room, NOTHING, |pieces, count| {
+            // SAFETY: `count` pieces of guest memory, which `memory` keeps mapped and only raw pointers reach.
+            unsafe { libc::preadv(fd, pieces, count, offset) }
+        })
+    }
+
+    /// Writes `segments` into a file at `offset` (pwritev(2)). Returns the number of bytes.
+    pub(super) fn write_at(
+        &mut self,
+        fd: impl AsFd,
+        memory: &Memory,
+        segments: &[Segment],
+        offset: u64,
+    ) -> io::Result<usize> {
+        let (fd, offset) = (fd.as_fd().as_raw_fd(), libc::off_t::try_from(offset).map_err(io::Error::other)?);
+        self.with(NOTHING, memory, segments, NOTHING, |pieces, count| {
+            // SAFETY: `count` pieces of guest memory that are read and not written; `memory` keeps them mapped.
+            unsafe { libc::pwritev(fd, pieces, count, offset) }
         })
     }
 

@@ -34,6 +34,7 @@ pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod ready;
 pub(crate) mod runtime_folders;
+pub(crate) mod share;
 #[cfg(feature = "cli")]
 pub(crate) mod signals;
 pub(crate) mod socket_address;

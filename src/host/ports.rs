@@ -2,13 +2,13 @@
 
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use virtio::console::{Backend, SocketBackend};
 
 use super::socket_address::SocketKind;
 use super::socket_file::{SocketFault, SocketFile};
-use crate::spec::PortSpec;
+use crate::spec::PortName;
 
 /// Why the socket of a port could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -59,16 +59,15 @@ fn cure(source: &io::Error) -> &'static str {
 /// A port's socket, removed on drop.
 #[derive(Debug)]
 pub(crate) struct PortSocket {
-    name: String,
     backend: SocketBackend,
     /// A client of the socket talks to a program in the guest.
     _file: SocketFile,
 }
 
 impl PortSocket {
-    /// Makes the socket for `spec`. A stale socket is replaced.
-    pub(crate) fn open(spec: &PortSpec) -> Result<Self, PortError> {
-        let (name, path) = (spec.name.to_string(), spec.socket.clone());
+    /// Makes the socket `path` for the port `name`. A stale socket is replaced.
+    pub(crate) fn open(name: &PortName, path: &Path) -> Result<Self, PortError> {
+        let (name, path) = (name.to_string(), path.to_path_buf());
         let host = |source| PortError::Host { name: name.clone(), path: path.clone(), source };
         let (socket, file) = SocketFile::bind(&path, SocketKind::Stream).map_err(|fault| match fault {
             SocketFault::NoSocket => PortError::NoSocket { name: name.clone(), path: path.clone() },
@@ -76,12 +75,7 @@ impl PortSocket {
             SocketFault::Host(source) => host(source),
         })?;
         let backend = SocketBackend::new(UnixListener::from(socket)).map_err(host)?;
-        Ok(PortSocket { name, backend, _file: file })
-    }
-
-    /// The port's name in the guest.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
+        Ok(PortSocket { backend, _file: file })
     }
 
     /// A backend for the device of one boot.
@@ -97,17 +91,16 @@ mod tests {
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::UnixStream;
-    use std::path::Path;
 
-    fn spec(path: &Path) -> PortSpec {
-        PortSpec::new("agent".parse().unwrap(), path)
+    fn open(path: &Path) -> Result<PortSocket, PortError> {
+        PortSocket::open(&"agent".parse().unwrap(), path)
     }
 
     #[test]
     fn socket_is_its_owners_alone_and_goes_with_the_machine() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent.sock");
-        let socket = PortSocket::open(&spec(&path)).unwrap();
+        let socket = open(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         UnixStream::connect(&path).unwrap();
         drop(socket);
@@ -120,8 +113,8 @@ mod tests {
         let path = folder.path().join("agent.sock");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let _socket = PortSocket::open(&spec(&path)).unwrap();
-        let error = PortSocket::open(&spec(&path)).unwrap_err();
+        let _socket = open(&path).unwrap();
+        let error = open(&path).unwrap_err();
         assert!(matches!(error, PortError::InUse { .. }), "{error}");
         assert!(path.exists());
     }
@@ -134,7 +127,7 @@ mod tests {
         // SAFETY: takes and gives numbers. The shortest backlog, which one client fills.
         assert_eq!(unsafe { libc::listen(owner.as_raw_fd(), 0) }, 0);
         let _waits = UnixStream::connect(&path).unwrap();
-        let error = PortSocket::open(&spec(&path)).unwrap_err();
+        let error = open(&path).unwrap_err();
         assert!(matches!(error, PortError::InUse { .. }), "{error}");
         assert!(path.exists());
     }
@@ -144,10 +137,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notes");
         fs::write(&path, "precious").unwrap();
-        let error = PortSocket::open(&spec(&path)).unwrap_err();
+        let error = open(&path).unwrap_err();
         assert!(matches!(error, PortError::NoSocket { .. }), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"precious");
-        let error = PortSocket::open(&spec(&folder.path().join("no/such/folder"))).unwrap_err();
+        let error = open(&folder.path().join("no/such/folder")).unwrap_err();
         assert!(error.to_string().ends_with("make its folder first (`mkdir -p`)"), "{error}");
     }
 
@@ -155,10 +148,10 @@ mod tests {
     fn socket_that_is_another_machines_by_now_is_not_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent.sock");
-        let first = PortSocket::open(&spec(&path)).unwrap();
+        let first = open(&path).unwrap();
         // The file is kept under another name, so that its inode is not reused.
         fs::rename(&path, folder.path().join("old")).unwrap();
-        let _second = PortSocket::open(&spec(&path)).unwrap();
+        let _second = open(&path).unwrap();
         drop(first);
         assert!(path.exists());
     }

@@ -22,6 +22,7 @@ use super::gate::VcpuGate;
 use super::generation;
 use super::loader::{Loading, Source};
 use super::pci;
+use super::port_end::PortEnd;
 use super::prefetch::Prefetch;
 use super::resources::Resources;
 use super::saved::{GuestClock, Restore, SaveError, SavedParts, SavedState, Unsaveable, rest, written_files};
@@ -170,7 +171,13 @@ impl Boot {
         loading.finish()?;
         // Over the saved one, if there is one; a machine that only moves is the same one.
         if !is_held {
-            generation::renew(&memory.ram)?;
+            let id = generation::renew(&memory.ram)?;
+            for end in resources.ports.iter().filter_map(PortEnd::generation) {
+                match &saved {
+                    Some(restore) => end.tell(id, restore.clock),
+                    None => end.forget(),
+                }
+            }
         }
         for worker in board.workers {
             worker.wait().map_err(StartError::Descriptors)?;

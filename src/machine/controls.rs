@@ -7,8 +7,11 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use diskimage::Format;
 use virtio::balloon::{self, BalloonControl};
 
+#[cfg(feature = "cli")]
+use super::Asker;
 use super::disks::{DiskState, Disks};
 use super::events::Publisher;
 use super::hold::Hold;
@@ -21,10 +24,11 @@ use super::saved::{SaveError, SaveOptions, SavedParts, SavedState, Unsaveable};
 use super::stats::UnfinishedStats;
 use super::supervisor::{Command, Event, UrgentRequests};
 use super::{
-    BalloonError, DiskChangeError, Events, Exit, ExitCell, MachineState, PauseError, ResizeError, Stats,
+    BalloonError, DiskChangeError, Events, Exit, ExitCell, MachineState, PauseError, ResizeError, StartError,
+    Stats,
 };
 use crate::host::capture::{CaptureLimits, CaptureStream};
-use crate::host::disk::DiskMark;
+use crate::host::disk::{DiskMark, WrittenFile};
 use crate::saved::{NewSavedMachine, SavedMachine, SavedMachineError, with_absolute_paths};
 use crate::spec::{DiskGrowth, DiskLimitsChange, MemSize, PortForward, Spec};
 
@@ -42,6 +46,8 @@ pub struct Controls {
     pub(super) publisher: Publisher,
     pub(super) outcome: Arc<ExitCell>,
     pub(super) copy: CopyStatus,
+    /// There is all that its guest booted from.
+    pub(super) can_boot: bool,
 }
 
 impl Controls {
@@ -189,11 +195,20 @@ impl Controls {
     }
 
     /// Resets the machine: the guest is stopped where it is and boots again. Resets that are asked for before the machine
-    /// has come to the first are one.
+    /// has come to the first are one. A clone of what `minivmm run --warm` has kept is not reset, which a warning in the log says: the
+    /// initial RAM disk that its guest booted is not there any more.
     pub fn reset(&self) {
-        if self.urgent.reset() {
+        if !self.can_boot {
+            log::warn!("{}", StartError::InitrdGone);
+        } else if self.urgent.reset() {
             self.send(Command::Reset);
         }
+    }
+
+    /// Whether a reset can boot it again.
+    #[cfg(feature = "cli")]
+    pub(crate) fn can_boot(&self) -> bool {
+        self.can_boot
     }
 
     /// Ends the machine where it is, whatever it is doing: its guest stops at once. A disk that the host does not answer for
@@ -304,14 +319,14 @@ impl Controls {
         Ok(new.keep(spec, &state, marks)?)
     }
 
-    /// Copies the disks of a paused machine into a folder, if that is asked for.
+    /// Copies the disks of a paused machine into a folder which has not got them yet, if that is asked for. Gives the bytes that were copied.
     fn copy_disks(
         &self,
         parts: &SavedParts,
         options: SaveOptions,
         new: &mut NewSavedMachine,
         shown: &Shown,
-    ) -> Result<(), SaveError> {
+    ) -> Result<u64, SaveError> {
         let copied = parts.copy_disks(options, new, &|| !shown.is_cancelled());
         // A copy that was given up fails for the reason of that.
         self.check_paused(&parts.paused)?;
@@ -365,7 +380,9 @@ impl Controls {
         self.save_running_with(folder, SaveOptions::new(), limits, limit, watch)
     }
 
-    /// As [`Controls::save_running`], with `options`. Disks are copied in the pause.
+    /// As [`Controls::save_running`], with `options`. Raw images are copied as the memory is: while the machine runs, and in the pause what was
+    /// written last. Where the file system can share their blocks (btrfs, XFS) the copy takes no time, and is made in the pause, as are copies
+    /// of images in other formats.
     ///
     /// # Errors
     /// [`SaveError`]. There is no folder then, and the machine runs on.
@@ -383,11 +400,16 @@ impl Controls {
             return Err(SaveError::WritableDisk(disk.id));
         }
         let mut new = NewSavedMachine::create(folder)?;
-        let copy = Copy::begin(self)?;
+        let mut copy = Copy::begin(self)?;
         new.memory().set_len(copy.size())?;
         let memory = new.memory().try_clone()?;
-        let copied = copy.run(&mut FileSink(&memory), limits, limit, watch).and_then(|paused| {
-            self.copy_disks(paused.parts(), options, &mut new, paused.shown())?;
+        let mut sink = FileSink::new(&memory);
+        if options.copies_disks() {
+            self.begin_disks(&mut copy, &mut new, &mut sink)?;
+        }
+        let copied = copy.run(&mut sink, limits, limit, watch).and_then(|mut paused| {
+            let bytes = self.copy_disks(paused.parts(), options, &mut new, paused.shown())?;
+            paused.sent(bytes);
             Ok(paused)
         });
         let (SavedParts { state, spec, marks, .. }, report) =
@@ -395,6 +417,36 @@ impl Controls {
         // All that waits for the host's disk is done while the machine runs.
         new.keep(spec?, &state, marks)?;
         Ok(report)
+    }
+
+    /// Has those disks copied while the machine runs that can be, and take long in its pause.
+    fn begin_disks(
+        &self,
+        copy: &mut Copy<'_>,
+        new: &mut NewSavedMachine,
+        sink: &mut FileSink<'_>,
+    ) -> Result<(), SaveError> {
+        for (index, id, drive) in self.disks.written() {
+            let written = drive.medium().written_file();
+            let written = written.map_err(|source| SaveError::DiskRead { id: id.into(), source })?;
+            // Of another format the file is copied, and not what the guest sees, of which the log is.
+            let is_live = |file: &&WrittenFile| file.format == Format::Raw && file.base.is_none();
+            let Some(file) = written.as_ref().filter(is_live) else { continue };
+            if file.is_device {
+                return Err(Unsaveable::DeviceDisk(id.into()).into());
+            }
+            if let Some(file) = new.begin_disk(index, file)? {
+                copy.add_disk(index, id, &drive)?;
+                sink.add_disk(index, file);
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for `asker`: what it has copied ends when it is gone, as by [`Controls::cancel_copy`].
+    #[cfg(feature = "cli")]
+    pub(crate) fn asked_by(&self, asker: &Asker) -> Self {
+        Controls { copy: self.copy.asked_by(asker.clone()), ..self.clone() }
     }
 
     /// How far a save or migration of the machine is, if one is under way.
@@ -438,8 +490,8 @@ impl Controls {
 
     /// Whether everything that the guest can write moves with it.
     #[cfg(feature = "cli")]
-    pub(crate) fn check_disks_move(&self) -> Result<(), SaveError> {
-        self.disks.check_move()
+    pub(crate) fn check_disks_move(&self, options: SaveOptions) -> Result<(), SaveError> {
+        self.disks.check_move(options.copies_disks())
     }
 
     /// A machine that nobody has known of whether it runs elsewhere is let go on by somebody who has looked. It takes its disks first, which
@@ -609,6 +661,9 @@ fn of_folder(folder: &Path, error: SaveError) -> SaveError {
     match error {
         SaveError::Memory { source } => {
             SavedMachineError::Unwritable { folder: folder.into(), source }.into()
+        }
+        SaveError::DiskCopy { id: disk, source } => {
+            SavedMachineError::Copy { folder: folder.into(), disk, source }.into()
         }
         error => error,
     }

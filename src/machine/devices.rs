@@ -9,6 +9,7 @@ use virtio::block::{AnyEngine, Block};
 use virtio::console::{Backend, Console};
 use virtio::device::{Device, DeviceInfo};
 use virtio::entropy::Entropy;
+use virtio::fs::Fs;
 use virtio::net::Net;
 use virtio::poll::{Epoll, Poller};
 use virtio::transport::{DeviceHandle, DeviceThread, Platform, VirtioFunction, VirtioPci};
@@ -36,6 +37,13 @@ pub(super) fn functions(
     }
     for (index, slot) in (0..spec.disk.len()).zip(slots::DISK) {
         placed.push(disk(index, resources, slot, platform)?);
+    }
+    let shares = spec.shares().zip(&resources.files.shares).zip(slots::SHARE);
+    for (index, (((tag, _), folder), slot)) in shares.enumerate() {
+        let id = format!("fs{index}");
+        let device = Fs::new(id.clone(), tag.as_str(), folder.file_system());
+        let worker = Worker::new(id, Box::new(Epoll::new));
+        placed.push(put(Box::new(device), worker, slot, platform)?.0);
     }
     // Devices that move little share a thread.
     let shared = Worker::new("virtio", Box::new(Epoll::new));

@@ -122,6 +122,17 @@ impl Disks {
         self.0.disks.get(index).map(Disk::limits).unwrap_or_default()
     }
 
+    /// Those that the guest can write to, with their places in the list.
+    fn writable(&self) -> impl Iterator<Item = (usize, &Disk, Arc<Drive>)> {
+        let disks = self.0.disks.iter().enumerate().filter(|(_, disk)| !disk.spec.read_only);
+        disks.filter_map(|(index, disk)| Some((index, disk, disk.drive.upgrade()?)))
+    }
+
+    /// The same with their ids, for a copy.
+    pub(super) fn written(&self) -> impl Iterator<Item = (usize, &str, Arc<Drive>)> {
+        self.writable().map(|(index, disk, drive)| (index, disk.id.as_str(), drive))
+    }
+
     /// All of them; none once the machine has ended.
     pub(super) fn states(&self) -> Vec<DiskState> {
         self.0.disks.iter().filter_map(Disk::state).collect()

@@ -9,6 +9,7 @@ use crate::host::disk::DiskError;
 use crate::host::forward::ForwardError;
 use crate::host::net_socket::NetSocketError;
 use crate::host::ports::PortError;
+use crate::host::share::ShareError;
 use crate::host::switch_port::SwitchPortError;
 use crate::host::tap::TapError;
 use crate::image::ImageError;
@@ -52,6 +53,12 @@ pub enum StartError {
         /// What it is, and what to give instead.
         source: boot::kernel::KernelError,
     },
+    /// What the machine went on from has an initrd that nobody has kept.
+    #[error(
+        "the guest goes on from one of `minivmm run --warm`, whose initial RAM disk was in that run's memory, so that it cannot boot \
+         again; end it, and start another run"
+    )]
+    InitrdGone,
     /// What was given as the initrd is none.
     #[error("cannot use {path} as the initrd: {source}", path = path.display())]
     Initrd {
@@ -110,6 +117,9 @@ pub enum StartError {
     /// A port's socket.
     #[error(transparent)]
     Port(#[from] PortError),
+    /// A shared folder.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// A virtio device could not be put on the bus.
     #[error(transparent)]
     Virtio(#[from] virtio::transport::TransportError),

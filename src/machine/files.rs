@@ -95,6 +95,7 @@ impl Prepared {
 
     /// For a machine that was saved and has these files open. No kernel is searched for.
     pub(crate) fn saved(open: OpenFiles, saved: Restore, progress: &Progress) -> Self {
+        let open = if saved.initrd_is_gone { open.with_initrd_gone() } else { open };
         Self::new(open, PreparedStart::Saved(saved), progress)
     }
 
@@ -105,6 +106,14 @@ impl Prepared {
     /// What the first boot is made from, unless it is a saved machine.
     pub(crate) fn files(&self) -> Option<&BootFiles> {
         if let PreparedStart::Files(files) = &self.start { Some(files) } else { None }
+    }
+
+    /// Has `warning` said before the machine starts.
+    #[cfg(feature = "cli")]
+    pub(crate) fn warn(&mut self, warning: String) {
+        if let PreparedStart::Files(files) = &mut self.start {
+            files.warnings.push(warning);
+        }
     }
 
     /// Begins the first boot already. An error comes again when the machine is started.
@@ -149,6 +158,9 @@ impl BootFiles {
 impl BootFiles {
     /// Finds them in the open files of a machine, and on its disks what it does not name.
     pub(crate) fn find(spec: &Spec, open: &OpenFiles, progress: &Progress) -> Result<Self, StartError> {
+        if !open.can_boot() {
+            return Err(StartError::InitrdGone);
+        }
         let made = open.initrd_is_made();
         let kernel = open.kernel.clone().inspect(|file| progress.begin(format!("reading {file}")));
         let given = kernel.map(parse).transpose()?;
@@ -171,7 +183,7 @@ impl BootFiles {
         };
         let initrd = match (&open.initrd, &spec.initrd) {
             (OpenInitrd::Named(file) | OpenInitrd::Made(file), _) => Some(file.clone()),
-            (OpenInitrd::ToBeMade, _) | (OpenInitrd::Unnamed, Some(_)) => None,
+            (OpenInitrd::ToBeMade | OpenInitrd::Gone, _) | (OpenInitrd::Unnamed, Some(_)) => None,
             (OpenInitrd::Unnamed, None) => disk.take(|found| found.initrd.take(), INITRD)?,
         };
         let initrd = initrd.map(parse_initrd).transpose()?;

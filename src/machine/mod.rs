@@ -4,6 +4,7 @@
 //! nothing of the guest before behind; only the console's two queues go on. One supervisor thread owns the present
 //! boot; everybody else sends it messages.
 
+mod asker;
 pub(crate) mod blocking;
 mod board;
 mod boot_once;
@@ -31,6 +32,7 @@ mod loader;
 mod net_handles;
 mod nets;
 mod pci;
+mod port_end;
 pub(crate) mod precopy;
 mod prefetch;
 mod resources;
@@ -57,6 +59,7 @@ use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub(crate) use asker::Asker;
 pub use console::{ConsoleInput, ExpectError, ExpectFailure, GuestConsole};
 pub use controls::Controls;
 pub use disks::DiskState;
@@ -321,6 +324,7 @@ impl Machine {
         let (queue, said) = (resources.console.output.clone(), Arc::<Scrollback>::default());
         let (balloon, mem) = (resources.balloon.clone(), resources.spec.mem());
         let (disks, nets) = (resources.disk_handles.clone(), resources.net_handles.clone());
+        let can_boot = resources.files.can_boot();
         let (publisher, urgent) = (resources.publisher.clone(), Arc::<UrgentRequests>::default());
         let mut output = OutputThread::spawn(queue, said.clone(), output).map_err(StartError::Thread)?;
         let supervisor =
@@ -351,6 +355,7 @@ impl Machine {
                 publisher,
                 outcome,
                 copy: CopyStatus::default(),
+                can_boot,
             },
             input,
             console: guest_console,

@@ -1,14 +1,16 @@
-//! Copies a machine while it runs ("pre-copy"): all of its memory, then what was written meanwhile, again and again, until the rest
-//! fits into a short pause; then that rest and the state of everything else.
+//! Copies a machine while it runs ("pre-copy"): all of its memory, and of the disks that are asked for, then what was written meanwhile,
+//! again and again, until the rest of both fits into a short pause; then that rest and the state of everything else.
 //!
 //! Where it goes is a [`Sink`]: a file, or another host. The log of written pages is switched off in every way out, and a machine that
 //! ran before runs on, unless the caller decides otherwise.
 
+mod disks;
 mod policy;
 mod status;
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use disks::CopiedDisk;
 use policy::{Convergence, Rate, Throttle, Verdict};
 pub use policy::{CopyLimits, CopyProgress, CopyReport, Otherwise};
 pub(super) use status::{CopyStatus, Shown};
@@ -28,8 +31,14 @@ use super::saved::{SaveError, SavedParts, Unsaveable};
 use super::supervisor::Command;
 #[cfg(feature = "cli")]
 use crate::host::disk::DiskMark;
+use crate::host::disk::{Drive, write_zeros};
 use crate::kvm::memory::{GuestRam, is_zeros};
 use crate::spec::Spec;
+
+/// How long a copy that was cancelled may take to end, for the next one.
+const CANCELLED: Duration = Duration::from_secs(5);
+/// Between two looks whether it has.
+const RETRY: Duration = Duration::from_millis(5);
 
 /// Where a copy of memory goes. Offsets are those of a file that has the machine's ranges of memory one behind the other.
 pub(crate) trait Sink {
@@ -37,21 +46,52 @@ pub(crate) trait Sink {
     fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// So many zeros are at this offset, where there was something else before.
     fn zeros(&mut self, offset: u64, len: usize) -> io::Result<()>;
+    /// These bytes are at this offset of the disk of this number.
+    fn disk(&mut self, disk: usize, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// So many zeros are at this offset of the disk of this number, where there was something else before.
+    fn disk_zeros(&mut self, disk: usize, offset: u64, len: u64) -> io::Result<()>;
     /// What was given so far is on its way.
     fn flush(&mut self) -> io::Result<()>;
 }
 
-/// A sparse file, at first without data.
+/// Sparse files, at first without data.
 #[derive(Debug)]
-pub(super) struct FileSink<'a>(pub(super) &'a File);
+pub(super) struct FileSink<'a> {
+    memory: &'a File,
+    /// By the number of the disk.
+    disks: BTreeMap<usize, File>,
+}
+
+impl<'a> FileSink<'a> {
+    pub(super) fn new(memory: &'a File) -> Self {
+        FileSink { memory, disks: BTreeMap::new() }
+    }
+
+    /// Takes disk `index`, too.
+    pub(super) fn add_disk(&mut self, index: usize, file: File) {
+        self.disks.insert(index, file);
+    }
+
+    fn disk_file(&self, index: usize) -> io::Result<&File> {
+        self.disks.get(&index).ok_or_else(|| ErrorKind::NotFound.into())
+    }
+}
 
 impl Sink for FileSink<'_> {
     fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        self.memory.write_all_at(bytes, offset)
     }
 
     fn zeros(&mut self, offset: u64, len: usize) -> io::Result<()> {
-        self.0.write_all_at(&vec![0; len], offset)
+        self.memory.write_all_at(&vec![0; len], offset)
+    }
+
+    fn disk(&mut self, disk: usize, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.disk_file(disk)?.write_all_at(bytes, offset)
+    }
+
+    fn disk_zeros(&mut self, disk: usize, offset: u64, len: u64) -> io::Result<()> {
+        write_zeros(self.disk_file(disk)?, offset, len)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -88,6 +128,19 @@ struct WriteLog<'a> {
 }
 
 impl<'a> WriteLog<'a> {
+    /// As [`WriteLog::begin`], for a while if the copy that has the log is one that nobody wants any more.
+    fn begin_soon(controls: &'a Controls) -> Result<(Self, CopyStart), SaveError> {
+        let until = Instant::now() + CANCELLED;
+        loop {
+            // Asked first: one that is not there any more has let go of the log.
+            let ends = controls.copy.has_cancelled();
+            match Self::begin(controls) {
+                Err(SaveError::LogInUse) if ends && Instant::now() < until => thread::sleep(RETRY),
+                begun => return begun,
+            }
+        }
+    }
+
     fn begin(controls: &'a Controls) -> Result<(Self, CopyStart), SaveError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let user = LogUser::Copy(NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -119,14 +172,24 @@ pub(crate) struct PausedCopy<'a> {
     controls: &'a Controls,
     // First, so that the machine goes on before it is spared the log.
     pause: Pause<'a>,
-    shown: Shown,
     _log: WriteLog<'a>,
+    // After the log, which the next copy may then have.
+    shown: Shown,
     parts: SavedParts,
     report: CopyReport,
     begin: Instant,
+    /// What was copied of its disks is up to date for as long as it is paused.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "migrations are the command's"))]
+    disks: Vec<CopiedDisk>,
 }
 
 impl<'a> PausedCopy<'a> {
+    /// So many bytes more were copied in the pause.
+    pub(super) fn sent(&mut self, bytes: u64) {
+        self.report.sent += bytes;
+        self.report.paused_sent += bytes;
+    }
+
     /// What was saved, for as long as the machine is paused.
     pub(crate) fn parts(&self) -> &SavedParts {
         &self.parts
@@ -171,9 +234,15 @@ impl Leaving<'_> {
         Ok(report)
     }
 
-    /// What its disks are known by.
-    pub(crate) fn marks(&self) -> &[Option<DiskMark>] {
-        &self.0.parts.marks
+    /// What its disks are known by, but for those that were copied.
+    pub(crate) fn marks(&self) -> Vec<Option<DiskMark>> {
+        let mut marks = self.0.parts.marks.clone();
+        for disk in &self.0.disks {
+            if let Some(mark) = marks.get_mut(disk.index()) {
+                *mark = None;
+            }
+        }
+        marks
     }
 
     /// The state of all but the memory.
@@ -181,9 +250,9 @@ impl Leaving<'_> {
         &self.0.parts.state
     }
 
-    /// Lets another process have its disks.
+    /// Lets another process have its disks, unless it has copies of them.
     pub(crate) fn release_disks(&self) -> Result<(), SaveError> {
-        self.0.controls.disks.release()
+        self.0.controls.disks.release(|index| !self.0.disks.iter().any(|disk| disk.index() == index))
     }
 
     /// It does not run elsewhere, and goes on here if it ran before. First it takes its disks again, for which it waits until `limit`.
@@ -237,17 +306,18 @@ pub(crate) struct Copy<'a> {
     #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "migrations are the command's"))]
     spec: Spec,
     shown: Shown,
+    disks: Vec<CopiedDisk>,
 }
 
 impl<'a> Copy<'a> {
-    /// Begins to log what is written. Refused if another copy is under way.
+    /// Begins to log what is written. Refused if another copy is under way; one that is about to end is waited for.
     pub(crate) fn begin(controls: &'a Controls) -> Result<Self, SaveError> {
         if controls.copy.away().is_some() {
             return Err(SaveError::Away);
         }
-        let (log, CopyStart { ram, spec }) = WriteLog::begin(controls)?;
+        let (log, CopyStart { ram, spec }) = WriteLog::begin_soon(controls)?;
         let spec = spec?;
-        Ok(Copy { spec, controls, log, ram, shown: controls.copy.show() })
+        Ok(Copy { spec, controls, log, ram, shown: controls.copy.show(), disks: Vec::new() })
     }
 
     /// What the machine is made of.
@@ -261,7 +331,29 @@ impl<'a> Copy<'a> {
         self.ram.size()
     }
 
-    /// Copies memory to `sink` until the machine is paused and the sink has all. Waits for the pause until `limit`.
+    /// Has a disk copied, too, which the sink is to know by `index`.
+    pub(super) fn add_disk(&mut self, index: usize, id: &str, drive: &Drive) -> Result<u64, SaveError> {
+        let disk = CopiedDisk::begin(index, id, drive)?;
+        let len = disk.len();
+        self.disks.push(disk);
+        Ok(len)
+    }
+
+    /// Has all disks copied, too, that the guest can write to. Gives the bytes of each of them, by its place in the list of disks.
+    #[cfg(feature = "cli")]
+    pub(crate) fn add_disks(&mut self) -> Result<Vec<Option<u64>>, SaveError> {
+        let controls = self.controls;
+        let mut lens = vec![None; self.spec.disk.len()];
+        for (index, id, drive) in controls.disks.written() {
+            let len = self.add_disk(index, id, &drive)?;
+            if let Some(own) = lens.get_mut(index) {
+                *own = Some(len);
+            }
+        }
+        Ok(lens)
+    }
+
+    /// Copies memory and disks to `sink` until the machine is paused and the sink has all. Waits for the pause until `limit`.
     pub(crate) fn run(
         self,
         sink: &mut dyn Sink,
@@ -269,7 +361,8 @@ impl<'a> Copy<'a> {
         limit: Duration,
         watch: Watch<'_>,
     ) -> Result<PausedCopy<'a>, SaveError> {
-        let Copy { controls, log, ram, spec: _, shown } = self;
+        // What is named first is dropped last: see [`Copy::begin`].
+        let Copy { shown, controls, log, ram, spec: _, mut disks } = self;
         let begin = Instant::now();
         let mut copying = Copying {
             shown: &shown,
@@ -280,13 +373,13 @@ impl<'a> Copy<'a> {
             rate: Rate::default(),
             throttle: Throttle::new(limits.bandwidth, begin),
         };
-        copying.round(ranges(ram.used()?), Zeros::Skip)?;
+        copying.round(ranges(ram.used()?), &mut disks, Zeros::Skip)?;
         let mut convergence = Convergence::new(limits);
         let written = loop {
             let written = log.take()?;
-            let left = len(&written);
+            let left = len(&written) + disks::take_written(&mut disks)?;
             match convergence.after_round(left, copying.rate) {
-                Verdict::Again => copying.round(ram.offsets(&written), Zeros::Tell)?,
+                Verdict::Again => copying.round(ram.offsets(&written), &mut disks, Zeros::Tell)?,
                 Verdict::Pause => break written,
                 Verdict::GiveUp => {
                     let rate = copying.rate.bytes_per_second();
@@ -303,12 +396,16 @@ impl<'a> Copy<'a> {
         }
         let mut last = written;
         last.extend(log.take()?);
+        // Nothing is in flight any more.
+        disks::take_written(&mut disks)?;
         copying.throttle = Throttle::new(None, begin);
-        copying.round(ram.offsets(&merge(last)), Zeros::Tell)?;
+        let before = copying.progress.sent;
+        copying.round(ram.offsets(&merge(last)), &mut disks, Zeros::Tell)?;
         controls.check_paused(&parts.paused)?;
+        disks.iter().try_for_each(CopiedDisk::check_length)?;
         let CopyProgress { round, sent, .. } = copying.progress;
-        let report = CopyReport { rounds: round, sent, ..CopyReport::default() };
-        Ok(PausedCopy { controls, pause, shown, _log: log, parts, report, begin })
+        let report = CopyReport { rounds: round, sent, paused_sent: sent - before, ..CopyReport::default() };
+        Ok(PausedCopy { controls, pause, shown, _log: log, parts, report, begin, disks })
     }
 }
 
@@ -321,31 +418,35 @@ enum Zeros {
 }
 
 impl Copying<'_, '_> {
-    fn round(&mut self, offsets: Vec<Range<u64>>, zeros: Zeros) -> Result<(), SaveError> {
+    /// Disks first: of what is in memory, less is written meanwhile then.
+    fn round(
+        &mut self,
+        offsets: Vec<Range<u64>>,
+        disks: &mut [CopiedDisk],
+        zeros: Zeros,
+    ) -> Result<(), SaveError> {
         self.progress.round += 1;
-        self.progress.left = len(&offsets);
+        self.progress.left = len(&offsets) + disks::left(disks)?;
         self.progress.total = self.progress.left;
         let (mut bytes, mut busy) = (0u64, Duration::ZERO);
+        for disk in disks {
+            let (sent, took) = self.disk(disk, zeros)?;
+            (bytes, busy) = (bytes + sent, busy + took);
+        }
+        let ram = self.ram;
         for range in offsets {
-            self.ram.read_pieces(range.start, range.end - range.start, |offset, piece| {
+            ram.read_pieces(range.start, range.end - range.start, |offset, piece| {
                 let (begin, len) = (Instant::now(), piece.len() as u64);
                 self.progress.left = self.progress.left.saturating_sub(len);
                 if !is_zeros(piece) {
                     self.sink.data(offset, piece)?;
                     busy += begin.elapsed();
                     bytes += len;
-                    self.progress.sent += len;
-                    let delay = self.throttle.delay(len, Instant::now());
-                    if !delay.is_zero() {
-                        thread::sleep(delay);
-                    }
+                    self.sent(len);
                 } else if zeros == Zeros::Tell {
                     self.sink.zeros(offset, piece.len())?;
                 }
-                match (self.shown.is_wanted(self.progress), (self.watch)(&self.progress)) {
-                    (true, ControlFlow::Continue(())) => Ok(()),
-                    _ => Err(SaveError::Cancelled),
-                }
+                self.goes_on()
             })?;
         }
         let begin = Instant::now();
@@ -353,6 +454,15 @@ impl Copying<'_, '_> {
         self.rate.measure(bytes, busy + begin.elapsed());
         self.progress.rate = self.rate.bytes_per_second();
         Ok(())
+    }
+
+    /// So many bytes went to the sink: not more than may in their time.
+    fn sent(&mut self, bytes: u64) {
+        self.progress.sent += bytes;
+        let delay = self.throttle.delay(bytes, Instant::now());
+        if !delay.is_zero() {
+            thread::sleep(delay);
+        }
     }
 }
 
@@ -362,13 +472,13 @@ pub(super) fn copy_paused(shown: &Shown, ram: &GuestRam, file: &File) -> Result<
     let mut copying = Copying {
         shown,
         ram,
-        sink: &mut FileSink(file),
+        sink: &mut FileSink::new(file),
         watch: &mut |_| ControlFlow::Continue(()),
         progress: CopyProgress::default(),
         rate: Rate::default(),
         throttle: Throttle::new(None, Instant::now()),
     };
-    copying.round(ranges(ram.used()?), Zeros::Skip)
+    copying.round(ranges(ram.used()?), &mut [], Zeros::Skip)
 }
 
 fn ranges(parts: Vec<(u64, u64)>) -> Vec<Range<u64>> {
@@ -415,7 +525,7 @@ mod tests {
         let mut watch = |progress: &CopyProgress| {
             if progress.sent > most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let mut sink = FileSink(file);
+        let mut sink = FileSink::new(file);
         let mut copying = Copying {
             shown: &CopyStatus::default().show(),
             ram,
@@ -425,7 +535,7 @@ mod tests {
             rate: Rate::default(),
             throttle: Throttle::new(None, Instant::now()),
         };
-        copying.round(offsets, zeros).map(|()| copying.progress)
+        copying.round(offsets, &mut [], zeros).map(|()| copying.progress)
     }
 
     #[test]

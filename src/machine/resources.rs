@@ -14,8 +14,8 @@ use super::files::{BootFiles, OpenFiles};
 use super::net_handles::{BoundForward, NetHandles};
 use super::nets::NetResource;
 use super::pci::MakeFunctions;
+use super::port_end::PortEnd;
 use super::run_resources::RunResources;
-use crate::host::ports::PortSocket;
 use crate::kvm::KvmDevice;
 use crate::spec::Spec;
 
@@ -31,7 +31,7 @@ pub(super) struct Resources {
     pub(super) net_handles: NetHandles,
     pub(super) kvm: Arc<KvmDevice>,
     /// In the order of the spec.
-    pub(super) ports: Vec<PortSocket>,
+    pub(super) ports: Vec<PortEnd>,
     pub(super) balloon: BalloonControl,
     /// The queues of the guest's console.
     pub(super) console: Console,
@@ -53,10 +53,7 @@ impl Resources {
     ) -> Result<Self, StartError> {
         let progress = run_resources.progress.clone();
         let mut nets = NetResource::open_all(&spec, &progress)?;
-        let ports = spec.port.iter().map(|port| {
-            progress.begin(format!("making the socket {}", port.socket.display()));
-            PortSocket::open(port)
-        });
+        let ports = spec.port.iter().map(|port| PortEnd::open(port, &progress));
         let ports = ports.collect::<Result<_, _>>()?;
         NetResource::capture_all(&mut nets, &spec, &progress)?;
         let publisher = Publisher::default();

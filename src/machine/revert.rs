@@ -11,7 +11,7 @@ use super::resources::Resources;
 use super::saved::{Restore, Unsaveable};
 use crate::host::disk::OpenDisk;
 use crate::saved::{NewDisks, SavedMachine, SavedMachineError};
-use crate::spec::Spec;
+use crate::spec::{NetLink, Spec};
 
 /// What a machine goes back to: its disks are in new files beside the images.
 #[derive(Debug)]
@@ -90,6 +90,11 @@ fn differences(one: &Spec, other: &Spec) -> Option<String> {
         for disk in &mut spec.disk {
             (disk.iops, disk.bps) = (None, None);
         }
+        for net in &mut spec.net {
+            if let NetLink::User(user) = &mut net.link {
+                user.forward.clear();
+            }
+        }
         match serde_json::to_value(spec) {
             Ok(Value::Object(parts)) => Some(parts),
             _ => None,
@@ -114,10 +119,12 @@ mod tests {
 
     #[test]
     fn machines_differ_in_what_their_guests_see_and_where_their_disks_are() {
-        let spec = Spec::new("/vmlinuz").with_disk(DiskSpec::new("/vm0.raw"));
+        let spec =
+            Spec::new("/vmlinuz").with_disk(DiskSpec::new("/vm0.raw")).with_net("user".parse().unwrap());
         let mut same = spec.clone().with_name("vm1".parse().unwrap());
         same.balloon = Some("64".parse().unwrap());
         same.disk[0].iops = "100".parse().ok();
+        same.net = vec!["user,forward=5555:22".parse().unwrap()];
         assert_eq!(differences(&spec, &same), None);
         let mut other = spec.clone().with_disk(DiskSpec::new("/vm1.raw"));
         other.mem = "1G".parse().ok();

@@ -14,6 +14,7 @@ use super::disks::disk_id;
 #[cfg(feature = "cli")]
 use super::incoming::Incoming;
 use super::loader::Source;
+use super::net_handles::BoundForward;
 use super::resources::Resources;
 use super::{PauseError, StartError};
 use crate::host::disk::{DiskMark, Drive, WrittenFile};
@@ -21,7 +22,7 @@ use crate::kvm::memory::{GuestRam, Placement, extents, parts, read_ahead};
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::{CpuBaseline, KvmError, saved_cpu};
 use crate::saved::{NewSavedMachine, SavedMachineError, WorkingSet};
-use crate::spec::Spec;
+use crate::spec::{NetLink, Spec};
 
 /// Layout of [`SavedState`].
 const VERSION: u16 = 1;
@@ -114,27 +115,31 @@ impl SaveOptions {
         SaveOptions { with_disks: true }
     }
 
-    pub(super) fn copies_disks(self) -> bool {
+    pub(crate) fn copies_disks(self) -> bool {
         self.with_disks
     }
 }
 
 impl SavedParts {
-    /// Copies the disks into a folder, if `options` say so, as long as the machine rests and `wanted` says so.
+    /// Copies the disks into a folder which has not got them yet, if `options` say so, as long as the machine rests and `wanted` says so. Gives
+    /// the bytes that were copied.
     pub(super) fn copy_disks(
         &self,
         options: SaveOptions,
         new: &mut NewSavedMachine,
         wanted: &dyn Fn() -> bool,
-    ) -> Result<(), SaveError> {
+    ) -> Result<u64, SaveError> {
         let written = self.written.iter().enumerate().filter(|_| options.with_disks);
+        let mut bytes = 0;
         for (index, file) in written.filter_map(|(index, file)| Some((index, file.as_ref()?))) {
             if file.is_device {
                 return Err(Unsaveable::DeviceDisk(disk_id(index)).into());
             }
-            new.copy_disk(index, file, &|| self.paused.strong_count() > 0 && wanted())?;
+            if !new.has_disk(index) {
+                bytes += new.copy_disk(index, file, &|| self.paused.strong_count() > 0 && wanted())?;
+            }
         }
-        Ok(())
+        Ok(bytes)
     }
 }
 
@@ -169,6 +174,8 @@ pub(crate) struct Restore {
     pub(super) arrived: Option<Arc<GuestRam>>,
     /// What is read ahead, and where it is noted.
     pub(super) prefetch: Option<Arc<WorkingSet>>,
+    /// The initrd that its guest booted was in no file, and is not there any more.
+    pub(super) initrd_is_gone: bool,
 }
 
 impl Restore {
@@ -183,6 +190,7 @@ impl Restore {
             parts: Arc::default(),
             arrived: None,
             prefetch: None,
+            initrd_is_gone: false,
         }
     }
 
@@ -190,6 +198,12 @@ impl Restore {
     #[must_use]
     pub(crate) fn with_prefetch(self, prefetch: Option<WorkingSet>) -> Self {
         Restore { prefetch: prefetch.map(Arc::new), ..self }
+    }
+
+    /// Of a guest that cannot boot again, if that is so: the initrd that it booted was in no file.
+    #[must_use]
+    pub(crate) fn with_initrd_gone(self, initrd_is_gone: bool) -> Self {
+        Restore { initrd_is_gone, ..self }
     }
 
     /// The same for many machines: what is noted is read ahead now, and nothing is noted.
@@ -298,7 +312,19 @@ pub(super) fn current_spec(resources: &Resources) -> Result<Spec, Unsaveable> {
         }
         now.write_to(disk).map_err(Unsaveable::EmptyDrive)?;
     }
+    set_forwards(&mut spec, &resources.forwards());
     Ok(spec)
+}
+
+/// Gives each user network the forwards that it has now, as they were asked for.
+fn set_forwards(spec: &mut Spec, bound: &[BoundForward]) {
+    let ids: Vec<_> = spec.interfaces().map(|(id, _)| id).collect();
+    let nets = spec.net.iter_mut().filter(|net| net.link != NetLink::None);
+    for (id, net) in ids.iter().zip(nets) {
+        if let NetLink::User(user) = &mut net.link {
+            user.forward = bound.iter().filter(|bound| bound.net == *id).map(|bound| bound.forward).collect();
+        }
+    }
 }
 
 /// Brings all disks to rest; gives the mark of each that has one.
@@ -358,7 +384,7 @@ pub enum SaveError {
     Cancelled,
     /// Its guest writes too much.
     #[error(
-        "the guest writes its memory faster than it is copied: {} MiB are left again and again, and {} MiB pass in a second; allow a longer \
+        "the guest writes faster than it is copied: {} MiB are left again and again, and {} MiB pass in a second; allow a longer \
          pause than {downtime:?}, or more bandwidth, or let the guest do less", .left.div_ceil(1 << 20), .rate >> 20
     )]
     Diverges {
@@ -375,12 +401,37 @@ pub enum SaveError {
          `--keep-running`"
     )]
     WritableDisk(String),
+    /// A disk that was copied while the machine ran was made larger.
+    #[error("the disk {0} was made larger while it was copied, which ended the copy; do it again")]
+    DiskResized(String),
+    /// A disk that is copied while the machine runs cannot be read.
+    #[error("the disk {id} cannot be read to be copied: {source}")]
+    DiskRead {
+        /// The disk.
+        id: String,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// A copy of a disk could not be written.
+    #[error("the copy of the disk {id} could not be written: {source}")]
+    DiskCopy {
+        /// The disk.
+        id: String,
+        /// What the host said.
+        source: io::Error,
+    },
     /// A block device does not move.
     #[error(
-        "the guest can write to the block device {0}, of which each host may have another idea, and which does not move with its machine; give \
-         it this disk with `ro`, or end the machine and start it there"
+        "the guest can write to the block device {0}, of which each host may have another idea, and which does not move with its machine; \
+         have it copied with `--with-disks`, or give it this disk with `ro`"
     )]
     DeviceStays(String),
+    /// A block device whose sectors no image has.
+    #[error(
+        "the sectors of the block device {0} are larger than 512 bytes, which those of the image that it would be copied to are not; end the \
+         machine and start it there"
+    )]
+    LargeSectors(String),
     /// Another process may have a disk that was let go for it.
     #[error(
         "the disk {id} was let go for a machine elsewhere, and is not had again: {why}; as long as that is so, the machine rests"

@@ -1,6 +1,7 @@
 //! A running machine moves to another process, here or on another host. `frame.rs` and `protocol.rs` are the stream, `source.rs` is the
-//! machine that leaves, `target.rs` the one that comes. Who carries the stream is somebody else's matter.
+//! machine that leaves, `target.rs` the one that comes, `disks.rs` the disks that come with it. Who carries the stream is somebody else's matter.
 
+mod disks;
 mod frame;
 mod protocol;
 mod source;
@@ -11,7 +12,7 @@ use std::time::Duration;
 pub(crate) use frame::Frame;
 pub(crate) use protocol::Local;
 pub(crate) use source::{Patience, migrate};
-pub(crate) use target::{Leave, ReceiveError, Received, Stream, receive};
+pub(crate) use target::{Leave, ReceiveError, Received, Stream, Welcome, receive};
 
 /// Takes the machine that a stream of these bytes carries, if it does, with its leave to run, and makes none of it; else the sentence that
 /// is said of it. For the fuzzer.
@@ -20,11 +21,11 @@ pub fn receive_bytes(stream: &[u8]) -> Result<(), String> {
     /// What a fuzzer's process has for one.
     const MOST_MEMORY: u64 = 64 << 20;
     let reader = Box::new(std::io::Cursor::new(stream.to_vec()));
-    let check = |spec: &mut crate::spec::Spec| match spec.mem().bytes() {
+    let check = |spec: &mut crate::spec::Spec, _: &dyn Fn(usize) -> bool| match spec.mem().bytes() {
         ..=MOST_MEMORY => Ok(()),
         _ => Err("it has too much memory".to_owned()),
     };
     let stream = Stream { reader, writer: Box::new(std::io::sink()) };
-    let received = receive(stream, Duration::from_secs(1), check);
+    let received = receive(stream, Welcome { limit: Duration::from_secs(1), disks: None }, check);
     received.and_then(|Received { mut leave, .. }| leave.ask()).map_err(|error| error.to_string())
 }

@@ -4,7 +4,8 @@
 //! source                                  target
 //! Hello, Machine                  ->
 //!                                 <-      Accepted, or Refused
-//! Pages and Zeros, as they come   ->
+//! Pages and Zeros, as they come,
+//! and those of disks              ->
 //! (the machine is paused)
 //! the last of them, Section ...,
 //! Complete                        ->
@@ -35,6 +36,9 @@
 //!   first; while the target, or anybody else, has one, it rests. A person who lets it go on, because it does not run at the target, can only
 //!   do so if the images are as they were: a guest that has run somewhere else has changed them.
 //!
+//! - A disk that is copied with its machine has no such way: each end has an image of its own. That of the target is gone unless its guest has
+//!   come to run, and that of the source stays as it is.
+//!
 //! So there are never two; and none only in that a machine may rest until somebody has looked, which no protocol over a stream that breaks
 //! can spare them.
 //!
@@ -56,13 +60,15 @@ use crate::machine::{CopyProgress, CopyReport};
 use crate::spec::Spec;
 
 /// Version of all this.
-pub(super) const PROTOCOL: u32 = 1;
+pub(super) const PROTOCOL: u32 = 2;
 
 const MESSAGE: u32 = 1;
 const PAGES: u32 = 2;
 const ZEROS: u32 = 3;
 /// For the verb that carries the stream, not for the other end.
 const LOCAL: u32 = 4;
+const DISK_BYTES: u32 = 5;
+const DISK_ZEROS: u32 = 6;
 
 /// A message.
 #[derive(Debug, Serialize, Deserialize)]
@@ -78,6 +84,8 @@ pub(crate) enum Message {
         spec: Box<Spec>,
         memory: u64,
         cpu: CpuBaseline,
+        /// Of each disk that comes with it, its bytes.
+        disks: Vec<Option<u64>>,
     },
     Accepted,
     /// Nothing is to be said just now.
@@ -112,6 +120,10 @@ pub(crate) enum Next {
     Pages(u64, Vec<u8>),
     /// So many zeros, from an offset on.
     Zeros(u64, u64),
+    /// Bytes of the disk of this number, from an offset on.
+    DiskBytes(u32, u64, Vec<u8>),
+    /// So many zeros of the disk of this number, from an offset on.
+    DiskZeros(u32, u64, u64),
 }
 
 /// What the machine tells the verb.
@@ -136,6 +148,16 @@ pub(super) fn pages(to: &mut dyn Write, offset: u64, bytes: &[u8]) -> io::Result
 
 pub(super) fn zeros(to: &mut dyn Write, offset: u64, len: u64) -> io::Result<()> {
     frame::write(to, ZEROS, &[&offset.to_le_bytes(), &len.to_le_bytes()])
+}
+
+pub(super) fn disk_bytes(to: &mut dyn Write, disk: usize, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    let disk = u32::try_from(disk).map_err(io::Error::other)?;
+    frame::write(to, DISK_BYTES, &[&disk.to_le_bytes(), &offset.to_le_bytes(), bytes])
+}
+
+pub(super) fn disk_zeros(to: &mut dyn Write, disk: usize, offset: u64, len: u64) -> io::Result<()> {
+    let disk = u32::try_from(disk).map_err(io::Error::other)?;
+    frame::write(to, DISK_ZEROS, &[&disk.to_le_bytes(), &offset.to_le_bytes(), &len.to_le_bytes()])
 }
 
 pub(super) fn tell(to: &mut dyn Write, local: &Local) -> io::Result<()> {
@@ -164,6 +186,9 @@ pub(super) fn receive(from: &mut dyn Read) -> io::Result<Next> {
 pub(super) fn receive_any(from: &mut dyn Read) -> io::Result<Next> {
     let ended = || io::Error::new(io::ErrorKind::UnexpectedEof, "the other end has closed the stream");
     let Frame { kind, body } = Frame::read(from)?.ok_or_else(ended)?;
+    if let DISK_BYTES | DISK_ZEROS = kind {
+        return of_disk(kind, &body).ok_or_else(|| invalid("a piece of a disk has no place"));
+    }
     match (kind, body.split_first_chunk::<8>()) {
         (MESSAGE, _) => {
             serde_json::from_slice(&body).map(Next::Message).map_err(|_| invalid("a message is unknown"))
@@ -174,5 +199,41 @@ pub(super) fn receive_any(from: &mut dyn Read) -> io::Result<Next> {
             Err(_) => Err(invalid("a range of zeros has no length")),
         },
         _ => Err(invalid("a frame is of no known kind")),
+    }
+}
+
+fn of_disk(kind: u32, body: &[u8]) -> Option<Next> {
+    let (disk, body) = body.split_first_chunk()?;
+    let (offset, body) = body.split_first_chunk()?;
+    let (disk, offset) = (u32::from_le_bytes(*disk), u64::from_le_bytes(*offset));
+    match kind {
+        DISK_BYTES => Some(Next::DiskBytes(disk, offset, body.to_vec())),
+        _ => Some(Next::DiskZeros(disk, offset, u64::from_le_bytes(body.try_into().ok()?))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_of_disks_are_read_as_they_were_written() {
+        let mut stream = Vec::new();
+        disk_bytes(&mut stream, 3, 1 << 40, b"some").unwrap();
+        disk_zeros(&mut stream, 25, 512, u64::MAX).unwrap();
+        let mut from = stream.as_slice();
+        assert!(
+            matches!(receive(&mut from).unwrap(), Next::DiskBytes(3, at, bytes) if at == 1 << 40 && bytes == b"some")
+        );
+        assert!(matches!(receive(&mut from).unwrap(), Next::DiskZeros(25, 512, u64::MAX)));
+        for (kind, len) in [(DISK_BYTES, 11), (DISK_ZEROS, 19), (DISK_ZEROS, 21), (DISK_ZEROS, 0), (7, 20)] {
+            let mut short = Vec::new();
+            frame::write(&mut short, kind, &[&vec![0; len]]).unwrap();
+            assert_eq!(
+                receive(&mut short.as_slice()).unwrap_err().kind(),
+                io::ErrorKind::InvalidData,
+                "{kind} {len}"
+            );
+        }
     }
 }

@@ -14,7 +14,7 @@ use super::protocol::{self, Local, Message, Next, PROTOCOL};
 use crate::host::patient::silent;
 use crate::kvm::{CpuBaseline, KvmDevice};
 use crate::machine::precopy::{Copy, Leaving, Sink};
-use crate::machine::{Controls, CopyLimits, CopyReport, Otherwise, SaveError};
+use crate::machine::{Controls, CopyLimits, CopyReport, Otherwise, SaveError, SaveOptions};
 use crate::saved::with_absolute_paths;
 
 /// Limit for the machine to come to rest.
@@ -77,6 +77,7 @@ pub(crate) fn migrate(
     controls: &Controls,
     stream: &UnixStream,
     begun: &[u8],
+    options: SaveOptions,
     mut limits: CopyLimits,
     patience: Patience,
 ) {
@@ -84,7 +85,7 @@ pub(crate) fn migrate(
     let timed = stream.set_write_timeout(Some(patience.silence));
     let writer = Writer::new(stream);
     let mut source = Source { stream, writer: &writer, reader: Box::new(begun.chain(stream)), patience };
-    let result = timed.map_err(MigrateError::from).and_then(|()| source.send(controls, limits));
+    let result = timed.map_err(MigrateError::from).and_then(|()| source.send(controls, options, limits));
     let local = match result {
         Ok(report) => Local::Migrated(report),
         Err(error) => {
@@ -121,13 +122,19 @@ struct Source<'a, 'b> {
 }
 
 impl Source<'_, '_> {
-    fn send(&mut self, controls: &Controls, limits: CopyLimits) -> Result<CopyReport, MigrateError> {
-        controls.check_disks_move()?;
-        let copy = Copy::begin(controls)?;
+    fn send(
+        &mut self,
+        controls: &Controls,
+        options: SaveOptions,
+        limits: CopyLimits,
+    ) -> Result<CopyReport, MigrateError> {
+        controls.check_disks_move(options)?;
+        let mut copy = Copy::begin(controls)?;
+        let disks = if options.copies_disks() { copy.add_disks()? } else { Vec::new() };
         let spec = with_absolute_paths(copy.spec().clone())?;
         let cpu = KvmDevice::open().and_then(|kvm| CpuBaseline::of(&kvm)).map_err(io::Error::other)?;
         self.say(Message::Hello { protocol: PROTOCOL, program: env!("CARGO_PKG_VERSION").into() })?;
-        self.say(Message::Machine { spec: spec.into(), memory: copy.size(), cpu })?;
+        self.say(Message::Machine { spec: spec.into(), memory: copy.size(), cpu, disks })?;
         self.expect(self.patience.greeting, |message| matches!(message, Message::Accepted).then_some(()))?;
         let writer = self.writer;
         thread::scope(|scope| {
@@ -183,7 +190,7 @@ impl Source<'_, '_> {
         // They are on the medium since the machine was saved. The target opens them when it has heard of all.
         leaving.release_disks()?;
         let (version, panic_timeout) = (state.version(), state.panic_timeout());
-        self.say(Message::Complete { version, panic_timeout, marks: leaving.marks().to_vec() })?;
+        self.say(Message::Complete { version, panic_timeout, marks: leaving.marks() })?;
         let limit = self.expect(self.patience.silence, |message| match message {
             Message::Ready { limit } => Some(Duration::from_millis(limit)),
             _ => None,
@@ -239,7 +246,7 @@ impl Source<'_, '_> {
     /// A target that closes the stream may have said why before.
     fn why(&mut self, error: SaveError) -> MigrateError {
         match error {
-            error @ (SaveError::Memory { .. } | SaveError::Cancelled) => {
+            error @ (SaveError::Memory { .. } | SaveError::DiskCopy { .. } | SaveError::Cancelled) => {
                 match self.expect(Duration::from_secs(1), |_| None::<()>) {
                     Err(refused @ MigrateError::Refused(_)) => refused,
                     _ => error.into(),
@@ -260,6 +267,14 @@ impl Sink for StreamSink<'_, '_> {
 
     fn zeros(&mut self, offset: u64, len: usize) -> io::Result<()> {
         protocol::zeros(&mut *self.0.lock(), offset, len as u64)
+    }
+
+    fn disk(&mut self, disk: usize, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        protocol::disk_bytes(&mut *self.0.lock(), disk, offset, bytes)
+    }
+
+    fn disk_zeros(&mut self, disk: usize, offset: u64, len: u64) -> io::Result<()> {
+        protocol::disk_zeros(&mut *self.0.lock(), disk, offset, len)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::disks::{IncomingDisks, ReceivedDisks};
 use super::protocol::{self, Message, Next, PROTOCOL};
 use crate::host::disk::DiskMark;
 use crate::host::open_now::open_now;
@@ -33,6 +35,15 @@ impl fmt::Debug for Stream {
     }
 }
 
+/// How a machine is taken.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Welcome<'a> {
+    /// How long it waits for its leave to run; the stream has its own limit for each read and write.
+    pub(crate) limit: Duration,
+    /// The folder for disks that come with it.
+    pub(crate) disks: Option<&'a Path>,
+}
+
 /// A machine that has come, but for its leave to run.
 #[derive(Debug)]
 pub(crate) struct Received {
@@ -56,16 +67,16 @@ pub(crate) enum ReceiveError {
     TooLate(Duration),
 }
 
-/// Takes a machine. `check` says in a sentence what is wrong with its spec here, where its name may be changed. `limit` is how long it waits
-/// for its leave to run; the stream has its own for each read and write.
+/// Takes a machine. `check` says in a sentence what is wrong with its spec here, where its name may be changed; it is told which disks come
+/// with the machine.
 pub(crate) fn receive(
     mut stream: Stream,
-    limit: Duration,
-    check: impl FnOnce(&mut Spec) -> Result<(), String>,
+    welcome: Welcome<'_>,
+    check: impl FnOnce(&mut Spec, &dyn Fn(usize) -> bool) -> Result<(), String>,
 ) -> Result<Received, ReceiveError> {
-    match take(&mut stream, check) {
-        Ok((spec, incoming, state)) => {
-            let leave = Leave { stream, limit, over: false };
+    match take(&mut stream, welcome.disks, check) {
+        Ok(Taken { spec, incoming, state, disks }) => {
+            let leave = Leave { stream, limit: welcome.limit, over: false, disks };
             Ok(Received { spec, restore: Restore::received(state, incoming)?, leave })
         }
         Err(error) => {
@@ -75,10 +86,19 @@ pub(crate) fn receive(
     }
 }
 
+/// All of a machine.
+struct Taken {
+    spec: Spec,
+    incoming: Incoming,
+    state: SavedState,
+    disks: ReceivedDisks,
+}
+
 fn take(
     stream: &mut Stream,
-    check: impl FnOnce(&mut Spec) -> Result<(), String>,
-) -> Result<(Spec, Incoming, SavedState), ReceiveError> {
+    folder: Option<&Path>,
+    check: impl FnOnce(&mut Spec, &dyn Fn(usize) -> bool) -> Result<(), String>,
+) -> Result<Taken, ReceiveError> {
     let refused = |sentence: String| ReceiveError::Refused(printable(&sentence));
     let confused = || ReceiveError::Stream(io::Error::other("the source says what it should not"));
     match protocol::receive(&mut stream.reader)? {
@@ -91,7 +111,9 @@ fn take(
         }
         _ => return Err(confused()),
     }
-    let Next::Message(Message::Machine { spec, memory, cpu }) = protocol::receive(&mut stream.reader)? else {
+    let Next::Message(Message::Machine { spec, memory, cpu, disks: lens }) =
+        protocol::receive(&mut stream.reader)?
+    else {
         return Err(confused());
     };
     let mut spec = spec.settled().map_err(|error| refused(error.to_string()))?;
@@ -101,10 +123,11 @@ fn take(
             spec.mem()
         )));
     }
-    check(&mut spec).map_err(refused)?;
+    check(&mut spec, &|index| matches!(lens.get(index), Some(Some(_)))).map_err(refused)?;
     let fits = KvmDevice::open().and_then(|kvm| cpu.check_host(&kvm));
     let fits = fits.map_err(|error| refused(error.to_string()))?;
     fits.map_err(|mismatch| refused(format!("the machine cannot run on this host: {mismatch}")))?;
+    let mut disks = IncomingDisks::create(&spec, &lens, folder).map_err(refused)?;
     let incoming = Incoming::new(&spec)?;
     protocol::send(&mut stream.writer, &Message::Accepted)?;
     let (mut states, mut bytes) = (Vec::new(), 0u64);
@@ -112,6 +135,8 @@ fn take(
         match protocol::receive(&mut stream.reader)? {
             Next::Pages(offset, data) => incoming.data(offset, &data)?,
             Next::Zeros(offset, len) => incoming.zeros(offset, len)?,
+            Next::DiskBytes(disk, offset, bytes) => disks.data(disk, offset, &bytes)?,
+            Next::DiskZeros(disk, offset, len) => disks.zeros(disk, offset, len)?,
             Next::Message(Message::Section { id, state }) => {
                 bytes += state.data.to_string().len() as u64;
                 states.push((id, state));
@@ -120,22 +145,28 @@ fn take(
                 }
             }
             Next::Message(Message::Complete { version, panic_timeout, marks }) => {
-                check_disks(&spec, &marks).map_err(refused)?;
-                return Ok((spec, incoming, SavedState::from_states(version, panic_timeout, states)));
+                check_disks(&spec, &marks, |index| disks.has(index)).map_err(refused)?;
+                let disks = disks.finish(&mut spec)?;
+                let state = SavedState::from_states(version, panic_timeout, states);
+                return Ok(Taken { spec, incoming, state, disks });
             }
             Next::Message(_) => return Err(confused()),
         }
     }
 }
 
-/// Whether the images are those of the source, as it has left them.
-fn check_disks(spec: &Spec, marks: &[Option<DiskMark>]) -> Result<(), String> {
-    for (disk, mark) in spec.disk.iter().zip(marks) {
-        let (path, Some(mark)) = (disk.image(), mark) else { continue };
+/// Whether the images that have not come with it are those of the source, as it has left them.
+fn check_disks(
+    spec: &Spec,
+    marks: &[Option<DiskMark>],
+    has_come: impl Fn(usize) -> bool,
+) -> Result<(), String> {
+    for (index, (disk, mark)) in spec.disk.iter().zip(marks).enumerate() {
+        let (path, Some(mark)) = (disk.image(), mark.filter(|_| !has_come(index))) else { continue };
         // Opened, so that a file server is asked.
         let here = open_now(path, OpenOptions::new().read(true), 0).and_then(|file| DiskMark::of_file(&file));
         let here = here.map_err(|error| format!("{} cannot be used there: {error}", path.display()))?;
-        if here != *mark {
+        if here != mark {
             return Err(format!(
                 "{} is another file there, or not as the machine has left it; both hosts need the same one, on shared storage",
                 path.display()
@@ -152,6 +183,8 @@ pub(crate) struct Leave {
     limit: Duration,
     /// The guest may have run.
     over: bool,
+    /// Those that have come with it.
+    disks: ReceivedDisks,
 }
 
 impl fmt::Debug for Leave {
@@ -187,6 +220,7 @@ impl Leave {
     /// It runs. This end of the stream is closed.
     pub(crate) fn runs(mut self) {
         self.over = true;
+        self.disks.keep();
         // It runs in any case: the source stays paused if it does not hear of it.
         let _ = protocol::send(&mut self.stream.writer, &Message::Running);
     }
@@ -195,6 +229,7 @@ impl Leave {
 impl Drop for Leave {
     fn drop(&mut self) {
         if !self.over {
+            self.disks.remove();
             let sentence =
                 "it did not come to run there, and has ended; what minivmm has printed there says why";
             let _ = protocol::send(&mut self.stream.writer, &Message::Refused(sentence.into()));

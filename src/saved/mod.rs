@@ -26,6 +26,8 @@ use manifest::{Manifest, SavedDisk};
 pub(crate) use manifest::{copied_format, copy_name};
 pub(crate) use overlays::note_overlays;
 pub(crate) use overlays::overlay_on;
+#[cfg(feature = "cli")]
+pub(crate) use put_back::finish_exchange;
 pub(crate) use put_back::{ExchangedDisks, NewDisks};
 pub(crate) use summary::{SavedSummary, is_disk_in_use, summary};
 pub(crate) use working_set::WorkingSet;
@@ -121,7 +123,10 @@ impl SavedMachine {
 
     /// What it goes on from, for a machine that has its disks.
     pub(crate) fn into_restore(self) -> Restore {
+        // A guest that waits for a command has booted what `minivmm run` made in memory.
         Restore::new(self.state, self.memory)
+            .with_prefetch(self.prefetch)
+            .with_initrd_gone(self.takes_commands)
     }
 
     /// Whether its guest waits for a command, as `minivmm run --warm` saves one, for
@@ -247,14 +252,14 @@ impl SavedMachine {
     /// A machine about to go on from it. See [`MachineBuilder::restore`].
     pub fn into_builder(mut self) -> MachineBuilder {
         self.use_copies(|_, disk| disk.snapshot = true);
-        let restore = Restore::new(self.state, self.memory).with_prefetch(self.prefetch);
-        crate::Machine::builder(&self.spec).restore_from(restore)
+        let spec = self.spec.clone();
+        crate::Machine::builder(&spec).restore_from(self.into_restore())
     }
 
     /// What the machine is made of, and what it goes on from.
     pub(crate) fn into_parts(mut self) -> (Spec, Restore) {
         self.use_copies(|_, disk| disk.snapshot = true);
-        (self.spec, Restore::new(self.state, self.memory).with_prefetch(self.prefetch))
+        (self.spec.clone(), self.into_restore())
     }
 }
 
@@ -314,25 +319,59 @@ impl NewSavedMachine {
         &self.memory
     }
 
-    /// Takes a copy of disk `index`, which is at rest, for as long as `wanted` says so. It is not on the medium yet.
+    /// Makes an empty file for a copy of disk `index` that is taken while its guest writes, unless it can share the blocks of the original, so
+    /// that its copy takes no time.
+    pub(crate) fn begin_disk(
+        &mut self,
+        index: usize,
+        disk: &WrittenFile,
+    ) -> Result<Option<File>, SavedMachineError> {
+        let name = copy_name(index, disk.format);
+        let began = || {
+            let file = self.folder.file(&name)?;
+            if disk.shares_blocks_with(&file)? {
+                std::fs::remove_file(self.folder.path().join(&name))?;
+                return Ok(None);
+            }
+            file.set_len(disk.file.metadata()?.len())?;
+            Ok(Some((file.try_clone()?, file)))
+        };
+        let began = began().map_err(|source| SavedMachineError::Copy {
+            folder: self.target.clone(),
+            disk: disk_id(index),
+            source,
+        })?;
+        Ok(began.map(|(file, own)| {
+            self.copies.insert(index, (name, own));
+            file
+        }))
+    }
+
+    /// Whether there is a copy of disk `index`, or one that was begun.
+    pub(crate) fn has_disk(&self, index: usize) -> bool {
+        self.copies.contains_key(&index)
+    }
+
+    /// Takes a copy of disk `index`, which is at rest, for as long as `wanted` says so. It is not on the medium yet. Gives the bytes that were
+    /// copied.
     pub(crate) fn copy_disk(
         &mut self,
         index: usize,
         disk: &WrittenFile,
         wanted: &dyn Fn() -> bool,
-    ) -> Result<(), SavedMachineError> {
+    ) -> Result<u64, SavedMachineError> {
         let name = copy_name(index, disk.format);
         let copied = self.folder.file(&name).and_then(|file| {
-            disk.copy_to(&file, &self.target.join(&name), wanted)?;
-            Ok(file)
+            let bytes = disk.copy_to(&file, &self.target.join(&name), wanted)?;
+            Ok((file, bytes))
         });
-        let file = copied.map_err(|source| SavedMachineError::Copy {
+        let (file, bytes) = copied.map_err(|source| SavedMachineError::Copy {
             folder: self.target.clone(),
             disk: disk_id(index),
             source,
         })?;
         self.copies.insert(index, (name, file));
-        Ok(())
+        Ok(bytes)
     }
 
     /// Writes the rest, and gives the folder its name. `marks` are of the disks that were not copied.

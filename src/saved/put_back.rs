@@ -8,7 +8,7 @@ use diskimage::set_backing_name;
 
 use super::manifest::{SavedDisk, copied_format};
 use super::{SavedMachine, SavedMachineError, open};
-use crate::host::disk::{Access, ExchangeMark, base_of, copy_file, lock, open_file};
+use crate::host::disk::{Access, ExchangeMark, base_of, copy_file, cut_exchange, lock, open_file};
 use crate::host::new_file::{Exchanged, NewFile};
 use crate::spec::DiskSpec;
 
@@ -83,12 +83,43 @@ impl SavedMachine {
     pub(crate) fn put_disks_back(&mut self) -> Result<ExchangedDisks, SavedMachineError> {
         let disks = self.copy_disks_back(&|| true)?;
         // Nobody writes to them, and nobody begins to.
-        let locked = disks.0.iter().map(|disk| lock_image(&disk.image));
-        let _locked = locked.collect::<Result<Vec<_>, _>>()?;
+        let _locked = disks.lock()?;
         let exchanged = disks.exchange()?;
         self.disks.fill(None);
         Ok(exchanged)
     }
+
+    /// Whether the exchange of all its disks for those of the folder was cut off, and nobody has written to any of them since.
+    fn exchange_was_cut(&self) -> bool {
+        let copies = self
+            .spec
+            .disk
+            .iter()
+            .zip(&self.disks)
+            .filter(|(_, saved)| matches!(saved, Some(SavedDisk::Copy(_))));
+        let mut cut =
+            copies.map(|(disk, _)| cut_exchange(disk.image()).as_deref() == Some(&self.folder)).peekable();
+        cut.peek().is_some() && cut.all(|cut| cut)
+    }
+}
+
+/// Brings to its end what was cut off when a machine went back to a saved one: all its disks become those of the folder, which this gives,
+/// whichever of them were already. `disks` are those that somebody wants to use now. Nothing is done unless it is clear what to do: all disks
+/// of the folder have marks that name it, so that no machine has run on any of them since, and nothing else has written to them.
+pub(crate) fn finish_exchange(disks: &[DiskSpec]) -> Option<Result<PathBuf, SavedMachineError>> {
+    let used = disks.iter().filter(|disk| !disk.read_only && !disk.snapshot);
+    let folder = used.filter_map(|disk| cut_exchange(disk.image())).next()?;
+    let saved = SavedMachine::open(folder).ok().filter(SavedMachine::exchange_was_cut)?;
+    let finish = || {
+        let disks = saved.copy_disks_back(&|| true)?;
+        let _locked = disks.lock()?;
+        // Another process may have done it meanwhile.
+        if saved.exchange_was_cut() {
+            disks.exchange()?.keep();
+        }
+        Ok(())
+    };
+    Some(finish().map(|()| saved.folder.clone()))
 }
 
 fn put_back(path: &Path, source: io::Error) -> SavedMachineError {
@@ -105,6 +136,11 @@ fn lock_image(path: &Path) -> Result<impl Sized + use<>, SavedMachineError> {
 }
 
 impl NewDisks {
+    /// Locks the images that they replace, as a machine does that writes to them.
+    fn lock(&self) -> Result<Vec<impl Sized + use<>>, SavedMachineError> {
+        self.0.iter().map(|disk| lock_image(&disk.image)).collect()
+    }
+
     /// Gives each the name of the image that it replaces, and then calls `then` with each disk's number and the image's path. If this
     /// ends between two images, they have marks, and no machine starts on them before they are put back again.
     pub(crate) fn replace<E: From<SavedMachineError>>(

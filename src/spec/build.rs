@@ -2,7 +2,7 @@
 
 use super::{
     BalloonSize, ConsoleChoice, Cpus, DiskSpec, Initrd, MachineName, MachineUuid, MemBacking, MemSize,
-    NetSpec, OnReboot, PortSpec, Rtc, Spec,
+    NetSpec, OnReboot, PortSpec, Rtc, ShareSpec, Spec,
 };
 
 impl Spec {
@@ -66,6 +66,13 @@ impl Spec {
     #[must_use]
     pub fn with_port(mut self, port: PortSpec) -> Self {
         self.port.push(port);
+        self
+    }
+
+    /// Adds a shared folder.
+    #[must_use]
+    pub fn with_share(mut self, share: ShareSpec) -> Self {
+        self.share.push(share);
         self
     }
 

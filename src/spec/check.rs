@@ -43,6 +43,7 @@ impl Spec {
             ("--disk", self.disk.len(), slots::DISK.count()),
             ("--net", self.net.len(), slots::NETWORK.count()),
             ("--port", self.port.len(), PORTS),
+            ("--share", self.share.len(), slots::SHARE.count()),
         ] {
             if asked > max {
                 return Err(SpecError::TooMany { flag, asked, max });
@@ -50,6 +51,10 @@ impl Spec {
         }
         disk_check::check(&self.disk)?;
         self.check_ports()?;
+        let tags: Vec<_> = self.shares().map(|(tag, _)| tag).collect();
+        if let Some((tag, _)) = pair(&tags, |a, b| a == b) {
+            return Err(SpecError::TagTwice(tag.clone()));
+        }
         self.check_nets()?;
         if self.merge() && self.mem_backing() == MemBacking::Memfd {
             return Err(SpecError::MergedMemfd);
@@ -107,7 +112,7 @@ impl Spec {
         }
         // What connects to a socket may do so twice; two interfaces may also send to one.
         let own = self.net.iter().filter_map(|net| own_socket(&net.link));
-        let own: Vec<_> = own.chain(self.port.iter().map(|port| &port.socket)).collect();
+        let own: Vec<_> = own.chain(self.port.iter().filter_map(|port| port.socket.as_ref())).collect();
         let to_itself = self.net.iter().find_map(|net| match &net.link {
             NetLink::Dgram { local, remote } if local == remote => Some(local),
             _ => None,
@@ -130,11 +135,15 @@ impl Spec {
         if let Some((one, _)) = pair(&self.port, |a, b| a.name == b.name) {
             return Err(SpecError::PortTwice(one.name.clone()));
         }
-        if let Some((one, _)) = pair(&self.port, |a, b| a.socket == b.socket) {
-            return Err(SpecError::SocketTwice { path: one.socket.clone() });
+        if let Some(port) = self.port.iter().find(|port| port.lacks_socket()) {
+            return Err(SpecError::PortSocket(port.name.clone()));
         }
-        match self.port.iter().find(|port| port.socket.as_os_str().len() > SOCKET_PATH_MAX) {
-            Some(port) => Err(SpecError::SocketPath { path: port.socket.clone() }),
+        let sockets: Vec<_> = self.port.iter().filter_map(|port| port.socket.as_ref()).collect();
+        if let Some((one, _)) = pair(&sockets, |a, b| a == b) {
+            return Err(SpecError::SocketTwice { path: (*one).clone() });
+        }
+        match sockets.iter().find(|socket| socket.as_os_str().len() > SOCKET_PATH_MAX) {
+            Some(socket) => Err(SpecError::SocketPath { path: (*socket).clone() }),
             None => Ok(()),
         }
     }
@@ -204,6 +213,18 @@ mod tests {
         assert!(matches!(ports(&["name=a,socket=1", "name=b,socket=1"]), Err(SpecError::SocketTwice { .. })));
         let long = format!("name=a,socket={}", "s".repeat(108));
         assert!(matches!(ports(&[&long]), Err(SpecError::SocketPath { .. })));
+    }
+
+    #[test]
+    fn shares_have_tags_of_their_own() {
+        let shares = |texts: &[&str]| {
+            let share = texts.iter().map(|text| text.parse().unwrap()).collect();
+            Spec { share, ..Spec::new("k") }.settled()
+        };
+        let tags = |spec: Spec| spec.shares().map(|(tag, _)| tag.to_string()).collect::<Vec<_>>();
+        assert_eq!(tags(shares(&["a", "a,tag=x", "b"]).unwrap()), ["share0", "x", "share2"]);
+        assert!(matches!(shares(&["a,tag=share1", "b"]), Err(SpecError::TagTwice(_))));
+        assert!(matches!(shares(&["a", "b", "c", "d"]), Err(SpecError::TooMany { max: 3, .. })));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{InterfaceName, MacAddress, MemSize, Mtu, NetId, PortForward, PortName, Subnet};
+use super::{InterfaceName, MacAddress, MemSize, Mtu, NetId, PortForward, PortName, ShareTag, Subnet};
 
 /// Why a [`Spec`](super::Spec) cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -158,9 +158,17 @@ pub enum SpecError {
     /// The same address twice.
     #[error("two network interfaces have the MAC address {0}; give one of them another with `,mac=ADDRESS`")]
     MacTwice(MacAddress),
+    /// A port of a file that leads nowhere.
+    #[error(
+        "the port {0} has no socket; give it one with `socket = \"PATH\"`, or write \"generation\" for the port of that kind"
+    )]
+    PortSocket(PortName),
     /// The same name twice.
     #[error("two ports are called {0}; give each a name of its own")]
     PortTwice(PortName),
+    /// The same tag twice.
+    #[error("two shares have the tag {0}; give one of them another with `,tag=NAME`")]
+    TagTwice(ShareTag),
     /// The same socket twice.
     #[error("two ports or network interfaces have the socket {path}; give each a socket of its own", path = path.display())]
     SocketTwice {

@@ -20,6 +20,7 @@ mod name;
 mod net;
 mod options;
 mod port;
+mod share;
 mod size;
 mod text;
 mod uuid;
@@ -50,6 +51,7 @@ pub use net::{
 pub(crate) use net::{ForwardedTo, GuestForward, NatNetwork, Uplink, UplinkLink};
 pub use options::{ConsoleChoice, Initrd, MemBacking, OnReboot, Rtc};
 pub use port::{PortName, PortSpec};
+pub use share::{GuestFolder, ShareCache, ShareOwner, ShareSpec, ShareTag};
 pub use size::{BalloonSize, MemSize, SizeError};
 pub use uuid::MachineUuid;
 pub use version::SpecVersion;
@@ -152,10 +154,24 @@ pub struct Spec {
     /// Byte stream to the host: name=NAME,socket=PATH
     ///
     /// Written as `name=NAME,socket=PATH`, once for each stream. The guest has it as /dev/virtio-ports/NAME. On the host it
-    /// is a Unix socket at PATH, with one client at a time. A comma in the path is written twice.
+    /// is a Unix socket at PATH, with one client at a time. A comma in the path is written twice. `--port generation` is a port on which the
+    /// machine tells its guest that it was restored or cloned, for kernels without a driver for the VM generation ID: see `minivmm guest-helper`.
     #[cfg_attr(feature = "cli", arg(long, hide_short_help = true, value_name = "name=,...", value_parser = OsStringValueParser::new().try_map(|text| PortSpec::parse(&text))))]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub port: Vec<PortSpec>,
+
+    /// Folder that the guest can mount: DIR,tag=NAME
+    ///
+    /// Written as `DIR[:/MOUNT][,OPTION]...`, up to three times; the guest mounts it with `mount -t virtiofs NAME /mnt`, or by itself at
+    /// `/MOUNT`, if it has systemd 254 or later. `tag=NAME`: by default
+    /// `share0`, `share1`, `share2`. `ro`: the guest cannot write. `cache=auto|always|never`: what the guest knows of the files is good
+    /// for a second (auto), for as long as it likes (always: for folders that nobody else changes), or not at all. `owner=map|xattr`:
+    /// with `map` files of this user and of root are the guest's root's, and changes of owners are forgotten; with `xattr` owners and
+    /// permissions of the guest are kept in an extended attribute of each file. What the guest makes belongs to this user. A comma in a
+    /// path is written twice.
+    #[cfg_attr(feature = "cli", arg(long, hide_short_help = true, value_name = "DIR[,tag=NAME]", value_parser = OsStringValueParser::new().try_map(|text| ShareSpec::parse(&text))))]
+    #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
+    pub share: Vec<ShareSpec>,
 
     /// Memory: 512 (MiB), 512M, 2G [default: 512]
     #[cfg_attr(
@@ -334,6 +350,14 @@ impl Spec {
         nets.enumerate().map(|(index, net)| (net.id.clone().unwrap_or_else(|| NetId::numbered(index)), net))
     }
 
+    /// The shared folders, each with its tag.
+    pub fn shares(&self) -> impl Iterator<Item = (ShareTag, &ShareSpec)> {
+        let tag = |(index, share): (usize, &ShareSpec)| {
+            share.tag.clone().unwrap_or_else(|| ShareTag::numbered(index))
+        };
+        self.share.iter().enumerate().map(move |(index, share)| (tag((index, share)), share))
+    }
+
     /// The paths in it: those in a file count from its folder. Names every field, so that a new one is not forgotten.
     pub(crate) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let Spec {
@@ -346,6 +370,7 @@ impl Spec {
             net,
             old_taps: _,
             port,
+            share,
             mem: _,
             mem_backing: _,
             merge: _,
@@ -362,9 +387,10 @@ impl Spec {
             Some(Initrd::None) | None => None,
         };
         let disks = disk.iter_mut().flat_map(DiskSpec::paths_mut);
-        let sockets = port.iter_mut().map(|port| &mut port.socket);
+        let sockets = port.iter_mut().filter_map(|port| port.socket.as_mut());
         let nets = net.iter_mut().flat_map(NetSpec::paths_mut);
-        kernel.iter_mut().chain(initrd).chain(disks).chain(nets).chain(sockets)
+        let shares = share.iter_mut().map(|share| &mut share.path);
+        kernel.iter_mut().chain(initrd).chain(disks).chain(nets).chain(sockets).chain(shares)
     }
 }
 

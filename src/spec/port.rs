@@ -12,23 +12,40 @@ use super::words::{DeviceError, Word, once, split};
 
 const PORT: &str = "port";
 const EXAMPLE: &str = "name=agent,socket=agent.sock";
+/// The port that leads to the machine itself.
+const GENERATION: &str = "org.minivmm.generation";
 
 /// A port: `/dev/virtio-ports/NAME` in the guest, a Unix socket on the host. As text it is
-/// `name=NAME,socket=PATH`, where a comma in the path is written twice.
+/// `name=NAME,socket=PATH`, where a comma in the path is written twice. The one called `generation` leads to the machine itself:
+/// see [`PortSpec::generation`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct PortSpec {
     /// Its name in the guest.
     pub name: PortName,
-    /// The socket, which is created at the start.
-    pub socket: PathBuf,
+    /// The socket, which is created at the start; `None` for [`PortSpec::generation`] alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
 }
 
 impl PortSpec {
     /// A port of this name on this socket.
     pub fn new(name: PortName, socket: impl Into<PathBuf>) -> Self {
-        PortSpec { name, socket: socket.into() }
+        PortSpec { name, socket: Some(socket.into()) }
+    }
+
+    /// The port `org.minivmm.generation`, on which the machine says when its guest goes on from a saved state: a line
+    /// `generation=HEX random=HEX time=SECONDS` with the new VM generation ID (16 bytes), 64 random bytes of the host's, and the host's time,
+    /// which is left out if the guest's clock goes on from when it was saved. It is for guests without a driver for the VM generation
+    /// ID. What nobody has read is replaced by the next line. As text it is `generation`.
+    pub fn generation() -> Self {
+        PortSpec { name: PortName(GENERATION.into()), socket: None }
+    }
+
+    /// Whether it leads to the machine itself.
+    pub(crate) fn is_generation(&self) -> bool {
+        self.socket.is_none() && self.name.as_str() == GENERATION
     }
 
     /// Parses the text of the command line. The path need not be UTF-8.
@@ -37,6 +54,9 @@ impl PortSpec {
     /// [`DeviceError`] for a missing, unknown or wrong option.
     pub fn parse(text: &OsStr) -> Result<Self, DeviceError> {
         let (mut name, mut socket) = (None, None);
+        if text == "generation" {
+            return Ok(Self::generation());
+        }
         for word in split(text) {
             let word = Word::parse(&word);
             match (word.name.as_str(), &word.value) {
@@ -44,7 +64,7 @@ impl PortSpec {
                 ("socket", Some(path)) => once(&mut socket, PathBuf::from(path), PORT, "socket")?,
                 ("", None) => return Err(DeviceError::Empty("where an option should be")),
                 _ => {
-                    let known = "`name=NAME` and `socket=PATH`";
+                    let known = "`name=NAME` and `socket=PATH`, or `generation` alone";
                     return Err(DeviceError::Unknown { device: PORT, word: word.written(), known });
                 }
             }
@@ -53,8 +73,13 @@ impl PortSpec {
         let socket = socket.filter(|path| !path.as_os_str().is_empty());
         Ok(PortSpec {
             name: name.ok_or(missing("name=NAME"))?,
-            socket: socket.ok_or(missing("socket=PATH"))?,
+            socket: Some(socket.ok_or(missing("socket=PATH"))?),
         })
+    }
+
+    /// Whether it lacks a socket that it needs, as one in a file may.
+    pub(super) fn lacks_socket(&self) -> bool {
+        self.socket.is_none() && !self.is_generation()
     }
 }
 
@@ -112,6 +137,21 @@ mod tests {
         let port = PortSpec::new("org.qemu.guest_agent.0".parse().unwrap(), "/run/a,b.sock");
         assert_eq!("name=org.qemu.guest_agent.0,socket=/run/a,,b.sock".parse(), Ok(port.clone()));
         assert_eq!("socket=/run/a,,b.sock,name=org.qemu.guest_agent.0".parse(), Ok(port));
+    }
+
+    #[test]
+    fn port_to_the_machine_itself_has_no_socket() {
+        let port: PortSpec = "generation".parse().unwrap();
+        assert!(port.is_generation() && !port.lacks_socket());
+        let json = "{\"name\":\"org.minivmm.generation\"}";
+        assert_eq!(serde_json::to_string(&port).unwrap(), json);
+        assert_eq!(serde_json::from_str::<PortSpec>(json).unwrap(), port);
+        // Somebody else may serve a port of this name.
+        let own = PortSpec::new(port.name, "/s");
+        assert!(!own.is_generation() && !own.lacks_socket());
+        let none: PortSpec = serde_json::from_str("{\"name\":\"agent\"}").unwrap();
+        assert!(none.lacks_socket());
+        assert!("generation,socket=/s".parse::<PortSpec>().is_err());
     }
 
     #[test]

@@ -192,6 +192,26 @@ pub enum DeviceError {
         "`{0}` cannot be the name of a port, which is 1 to 63 printable ASCII characters without `/`, `,` or spaces"
     )]
     Port(String),
+    /// Not a tag of a shared folder.
+    #[error(
+        "`{0}` cannot be the tag of a share, which is 1 to 36 printable ASCII characters without `/`, `,` or spaces"
+    )]
+    Tag(String),
+    /// Not a folder of a guest.
+    #[error(
+        "`{0}` cannot be where a guest mounts a share; write an absolute path of the guest without `.` and `..`, such as `/mnt/work`"
+    )]
+    GuestFolder(String),
+    /// Not how long a guest uses what it knows.
+    #[error(
+        "`{0}` is not how a guest caches a share; write `cache=auto`, `cache=always` if nobody else changes the folder, or `cache=never`"
+    )]
+    Cache(String),
+    /// Not whom files belong to.
+    #[error(
+        "`{0}` is not whom the files of a share belong to; write `owner=map`, or `owner=xattr` to keep the guest's owners in attributes"
+    )]
+    Owner(String),
     /// Not a name of a switch.
     #[error(
         "`{0}` cannot be the name of a switch, which is 1 to 63 letters, digits, `.`, `_` and `-`, and begins with a letter, a \

@@ -3,7 +3,9 @@
 use std::{env, path::Path, process::Command};
 
 fn main() -> Result<(), String> {
-    ["hostile", "load", "frames", "disk", "power", "writer", "command"].into_iter().try_for_each(build)
+    ["hostile", "load", "frames", "disk", "power", "writer", "command", "share"]
+        .into_iter()
+        .try_for_each(build)
 }
 
 fn build(name: &str) -> Result<(), String> {

@@ -50,11 +50,23 @@ impl Guest {
     /// `word`, which nobody has said before.
     #[track_caller]
     pub(crate) fn go_on(line: &str, word: &str) -> Self {
-        let mut console = lab().spawn(&Cmd::sh(format!("exec {line}")).tty()).unwrap();
+        Self::of(lab().spawn(&Cmd::sh(format!("exec {line}")).tty()).unwrap(), word)
+    }
+
+    /// The same for a process that is such a console.
+    #[track_caller]
+    pub(crate) fn of(console: Process, word: &str) -> Self {
+        let mut guest = Guest { console };
+        guest.says(word);
+        guest
+    }
+
+    /// Root's shell answers with `word`, which nobody has said before.
+    #[track_caller]
+    pub(crate) fn says(&mut self, word: &str) {
         let (begin, end) = word.split_at(1);
-        console.send(format!("echo {begin}''{end}\n")).unwrap();
-        console.expect(word, SOON).unwrap();
-        Guest { console }
+        self.console.send(format!("echo {begin}''{end}\n")).unwrap();
+        self.console.expect(word, SOON).unwrap();
     }
 
     /// Starts the shell line, whose kernel has `init=/bin/sh`: root's shell at once, and a root file system that is not written to.

@@ -23,6 +23,13 @@ impl Output {
         String::from_utf8_lossy(&self.0.0.lock().unwrap()).into_owned()
     }
 
+    /// Waits until it has `word` in it; false if that does not happen within [`LIMIT`].
+    pub(crate) fn wait_for_word(&self, word: &str) -> bool {
+        let said = self.0.0.lock().unwrap();
+        let missing = |said: &mut Vec<u8>| !String::from_utf8_lossy(said).contains(word);
+        !self.0.1.wait_timeout_while(said, LIMIT, missing).unwrap().1.timed_out()
+    }
+
     /// Waits until it ends with one of `words`; false if that does not happen within [`LIMIT`].
     pub(crate) fn wait_for(&self, words: &[&str]) -> bool {
         let said = self.0.0.lock().unwrap();

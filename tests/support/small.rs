@@ -112,7 +112,7 @@ impl Small {
 }
 
 /// What Linux says when it hears of a new VM generation ID.
-const FORKED: &str = "crng reseeded due to virtual machine fork";
+pub(crate) const FORKED: &str = "crng reseeded due to virtual machine fork";
 
 /// Before a small guest is saved or moved.
 #[track_caller]

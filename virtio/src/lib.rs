@@ -13,6 +13,7 @@ pub mod counters;
 pub mod device;
 pub mod dirty;
 pub mod entropy;
+pub mod fs;
 pub mod memory;
 pub mod net;
 pub mod poll;
@@ -41,6 +42,8 @@ pub enum DeviceKind {
     Entropy,
     /// Memory balloon (§5.5).
     Balloon,
+    /// File system (§5.11).
+    FileSystem,
 }
 
 impl DeviceKind {
@@ -52,6 +55,7 @@ impl DeviceKind {
             DeviceKind::Console => 3,
             DeviceKind::Entropy => 4,
             DeviceKind::Balloon => 5,
+            DeviceKind::FileSystem => 26,
         }
     }
 
@@ -64,7 +68,7 @@ impl DeviceKind {
     pub const fn pci_class(self) -> u32 {
         match self {
             DeviceKind::Network => 0x02_0000,
-            DeviceKind::Block => 0x01_8000,
+            DeviceKind::Block | DeviceKind::FileSystem => 0x01_8000,
             DeviceKind::Console => 0x07_8000,
             DeviceKind::Entropy | DeviceKind::Balloon => 0x00_ff00,
         }
@@ -77,7 +81,7 @@ mod tests {
 
     #[test]
     fn lspci_shows_the_ids_of_modern_devices() {
-        let ids = [Network, Block, Console, Entropy, Balloon].map(|kind| kind.pci_device());
-        assert_eq!(ids, [0x1041, 0x1042, 0x1043, 0x1044, 0x1045]);
+        let ids = [Network, Block, Console, Entropy, Balloon, FileSystem].map(|kind| kind.pci_device());
+        assert_eq!(ids, [0x1041, 0x1042, 0x1043, 0x1044, 0x1045, 0x105a]);
     }
 }

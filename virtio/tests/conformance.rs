@@ -271,3 +271,41 @@ mod console {
 
     virtio::testing::conformance!(wire());
 }
+
+mod fs {
+    use super::*;
+    use virtio::fs::testing::{MemoryFs, init, request};
+    use virtio::fs::{Caching, Fs};
+
+    const REQUESTS: usize = 1;
+
+    struct Folder(MemoryFs);
+
+    impl Subject for Folder {
+        type Poller = Epoll;
+
+        fn device(&mut self) -> Box<dyn Device<Poller = Epoll>> {
+            Box::new(Fs::new("fs0", "folder", Box::new(self.0.clone())))
+        }
+
+        fn poller(&self) -> MakePoller<Epoll> {
+            epoll()
+        }
+
+        fn work(&mut self, guest: &mut Guest<Epoll>) {
+            self.work_without(usize::MAX, guest);
+        }
+
+        fn work_without(&mut self, broken: usize, guest: &mut Guest<Epoll>) {
+            for queue in (0..=REQUESTS).filter(|queue| *queue != broken) {
+                let mount = request(26, 1, 0, &init(38, 0));
+                assert_eq!(guest.request(queue, &[&mount], &[80]).0.len, 80);
+                let open = request(27, 2, 1, &[0; 8]);
+                let (used, out) = guest.request(queue, &[&open], &[16, 16]);
+                assert_eq!((used.len, out[0][4]), (32, 0));
+            }
+        }
+    }
+
+    virtio::testing::conformance!(Folder(MemoryFs::new(Caching::Auto)));
+}

@@ -18,8 +18,10 @@ pub const CONSOLE: u8 = 25;
 pub const ENTROPY: u8 = 26;
 /// Balloon.
 pub const BALLOON: u8 = 27;
+/// Shared folders, in the order of the command line.
+pub const SHARE: RangeInclusive<u8> = 28..=30;
 /// Free, for kinds to come.
-pub const SPARE: RangeInclusive<u8> = 28..=31;
+pub const SPARE: RangeInclusive<u8> = 31..=31;
 
 #[cfg(test)]
 mod tests {
@@ -28,7 +30,7 @@ mod tests {
     #[test]
     fn every_slot_has_exactly_one_use() {
         let mut slots: Vec<u8> = [HOST_BRIDGE, CONSOLE, ENTROPY, BALLOON].to_vec();
-        slots.extend(NETWORK.chain(DISK).chain(SPARE));
+        slots.extend(NETWORK.chain(DISK).chain(SHARE).chain(SPARE));
         slots.sort_unstable();
         assert_eq!(slots, (0..super::super::DEVICES).collect::<Vec<_>>());
     }

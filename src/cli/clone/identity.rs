@@ -28,8 +28,9 @@ pub(super) fn identity(
         spec.net = args.net.clone();
     }
     for port in &mut spec.port {
-        port.socket = folder.join(format!("{}.sock", port.name));
-        report.port(&port.name, &port.socket);
+        let Some(socket) = &mut port.socket else { continue };
+        *socket = folder.join(format!("{}.sock", port.name));
+        report.port(&port.name, socket);
     }
     Ok(spec)
 }
@@ -172,7 +173,7 @@ mod tests {
         assert_eq!(spec.net[0].mac, original(&nets).net[0].mac);
         assert_eq!(spec.net[0].pcap, None);
         assert!(spec.net[0].user_net().unwrap().forward.is_empty());
-        assert_eq!(spec.port[0].socket, Path::new("/vm1/agent.sock"));
+        assert_eq!(spec.port[0].socket.as_deref(), Some(Path::new("/vm1/agent.sock")));
         let said = report.to_string();
         for word in ["5555:22", "/c.pcap", "forward vm1", "capture vm1", "/vm1/agent.sock"] {
             assert!(said.contains(word), "{word}: {said}");

@@ -22,6 +22,7 @@ use crate::machine::StartError;
 use crate::machine::blocking::BlockingThread;
 use crate::machine::deadline::{Progress, within};
 use crate::machine::files::{BootFiles, OpenFiles, Prepared, Restore};
+use crate::saved::{self, SavedMachineError};
 use crate::spec::Spec;
 
 /// A machine that may be started.
@@ -66,6 +67,9 @@ pub(super) enum PreflightError {
         /// The boot loader's entry whose options are on the command line.
         entry: Option<String>,
     },
+    /// The way back to a snapshot was cut off, and is not finished.
+    #[error("the disks were about to become those of a snapshot, which was cut off and cannot be finished")]
+    Exchange(#[source] SavedMachineError),
     /// An initrd is missing, the memory is excessive, or KVM is not available.
     #[error(transparent)]
     Problem(#[from] Problem),
@@ -170,11 +174,15 @@ pub(super) fn prepare(spec: &Spec, start: Start) -> Result<Prepared, PreflightEr
     let (mut prepared, thread) = within(BlockingThread::spawn()?, &progress, move |progress| {
         // The machine goes on with this thread, and all its threads descend from it; the others block the signals later.
         let _ = Signals::block_terminal();
+        let finished = match start {
+            Start::Saved(_) => None,
+            Start::Files | Start::Kernel => finish_exchange(&spec, progress)?,
+        };
         let files = OpenFiles::open_by(&spec, progress, |what, path| {
             let what = if what == "initrd" { "initial RAM disk" } else { what };
             open(what, path).map_err(PreflightError::File)
         })?;
-        Ok::<_, PreflightError>(match start {
+        let mut prepared = match start {
             Start::Files => {
                 let mut prepared = Prepared::find(&spec, files, progress)?;
                 // Most starts are not refused below. Loading takes longer than all the rest, so it begins here.
@@ -183,10 +191,24 @@ pub(super) fn prepare(spec: &Spec, start: Start) -> Result<Prepared, PreflightEr
             }
             Start::Kernel => Prepared::find(&spec, files.without_initrd(), progress)?,
             Start::Saved(saved) => Prepared::saved(files, saved, progress),
-        })
+        };
+        finished.into_iter().for_each(|finished| prepared.warn(finished));
+        Ok::<_, PreflightError>(prepared)
     })?;
     prepared.thread = Some(thread);
     Ok(prepared)
+}
+
+/// Brings to its end what was cut off when the machine went back to a snapshot, and says so.
+fn finish_exchange(spec: &Spec, progress: &Progress) -> Result<Option<String>, PreflightError> {
+    progress.begin("looking for an exchange of the disks that was cut off");
+    let Some(finished) = saved::finish_exchange(&spec.disk) else { return Ok(None) };
+    let folder = finished.map_err(PreflightError::Exchange)?;
+    Ok(Some(format!(
+        "the machine was about to go back to {} when its process ended: its disks are those of there now, and it boots from them; \
+         `minivmm restore --put-back` goes on with its memory as well",
+        folder.display()
+    )))
 }
 
 /// What may surprise of a machine that boots what was prepared, and /dev/kvm for it.

@@ -12,6 +12,7 @@ use super::super::args::{ArgsError, MachineArgs};
 use super::super::exit;
 use super::super::warm::WarmName;
 use super::environment::Variable;
+use super::volume::Volume;
 use crate::spec::Spec;
 
 /// The command and its guest.
@@ -24,10 +25,22 @@ use crate::spec::Spec;
 pub struct RunArgs {
     /// The guest's files: this directory, not busybox
     ///
-    /// It is packed as it is, and lies in the guest's memory: with what the kernel needs to unpack it, twice its size. Other
-    /// file systems that are mounted in it are left out.
+    /// It is shared with the guest (virtio-fs), whose changes are in its memory and gone with it: the directory stays as it is. /proc, /sys, /dev,
+    /// /tmp and /run are the guest's own. `--root /` runs this host's programs. With `--warm`, or if the kernel has no module virtiofs or overlay,
+    /// or this host no static busybox, it is packed into the guest's memory, which takes twice its size.
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
+    /// Let the guest change the directory of --root
+    ///
+    /// What the guest writes is written there, as this user.
+    #[arg(long, requires = "root", conflicts_with = "warm", hide_short_help = true)]
+    pub root_rw: bool,
+    /// A directory of the host in the guest: .:/work
+    ///
+    /// It is mounted at that path of the guest, which is made if it is missing; with `:ro` behind it the guest cannot write. What the guest writes
+    /// belongs to this user. May be given up to three times, two with `--root`.
+    #[arg(long, value_name = "HOST:GUEST[:ro]", value_parser = OsStringValueParser::new().try_map(Volume::parse))]
+    pub volume: Vec<Volume>,
     /// Kernel modules, if not those in /lib/modules
     ///
     /// A directory as /lib/modules, one kernel's in it, or an unpacked package of the kernel.

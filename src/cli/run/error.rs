@@ -50,6 +50,9 @@ pub(crate) enum RunError {
         /// What /boot has.
         found: String,
     },
+    /// Many guests would have what one has seen.
+    #[error("the guest of `--warm` has no folder of the host's: leave out --volume and --share, or --warm")]
+    WarmShare,
     /// There is no terminal to type at.
     #[error(
         "-t and -i together are for what is typed at a terminal, and standard input is none: leave out one of them"
@@ -126,8 +129,10 @@ pub(crate) enum RunError {
         source: io::Error,
     },
     /// The path is not a directory.
-    #[error("--root {path} is no directory; name the one that holds the guest's /bin, /lib and so on", path = path.display())]
+    #[error("--{option} {path} is no directory; name one that the guest shall have", path = path.display())]
     NotADirectory {
+        /// Which option names it.
+        option: &'static str,
         /// The path.
         path: PathBuf,
     },

@@ -15,7 +15,7 @@ use log::Level;
 
 use super::args::RunArgs;
 use super::error::RunError;
-use super::{build_tree, busybox, reseed, tree};
+use super::{build_tree, busybox, reseed, tree, volume};
 use crate::cli::{drivers, report};
 use crate::host::facts::Host;
 use crate::host::process::{may_read, with_original_fd_limit};
@@ -60,6 +60,8 @@ pub(super) struct Made {
     pub(super) archive: Cpio,
     /// The host's files that its modules are from.
     pub(super) modules: Vec<PathBuf>,
+    /// The guest's files are in it, and not in a share.
+    pub(super) is_packed: bool,
 }
 
 /// Makes the initramfs for `args` and the kernel that was found.
@@ -69,10 +71,16 @@ pub(super) fn initramfs(
     prepared: &Prepared,
     host: &Host,
 ) -> Result<Made, RunError> {
-    let (modules, sources) = modules(args, spec, prepared, host)?;
+    let found = find_modules(args, spec, prepared, host)?;
+    let root = Root::of(args, spec, found.as_ref());
+    let (modules, sources) = match found {
+        Some(found) => found.load(spec, root)?,
+        None => (Vec::new(), Vec::new()),
+    };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut archive = Archive::dated(u32::try_from(now).unwrap_or(u32::MAX));
     let busybox = busybox::find(&std::env::var("PATH").unwrap_or_default());
+    let files = root;
     let shell = match (&args.root, busybox) {
         (None, Err(error)) => return Err(error),
         (None, Ok(busybox)) => {
@@ -80,12 +88,15 @@ pub(super) fn initramfs(
             Shell { shell: "/bin/busybox sh", busybox: "/bin/busybox", links: true }
         }
         (Some(root), busybox) => {
-            warn_unreadable(root, &tree::pack(&mut archive, root, spec.mem())?);
+            if files == Root::Packed {
+                warn_unreadable(root, &tree::pack(&mut archive, root, spec.mem())?);
+            }
             match busybox {
                 Ok(busybox) => {
                     add_busybox(&mut archive, &format!("{PRIVATE_FOLDER}/busybox"), &busybox)?;
                     Shell { shell: "/.minivmm/busybox sh", busybox: "/.minivmm/busybox", links: false }
                 }
+                Err(error) if files != Root::Packed => return Err(error),
                 Err(_) if fs::symlink_metadata(root.join("bin/sh")).is_ok() => {
                     Shell { shell: "/bin/sh", busybox: "", links: false }
                 }
@@ -97,14 +108,50 @@ pub(super) fn initramfs(
     let mut put = |name: &str, mode: u32, content: Vec<u8>| {
         archive.add(format!("{PRIVATE_FOLDER}/{name}"), Member::file(mode, content)).map(drop)
     };
-    put("init", 0o755, shell.init(&network(spec), args).into_bytes())?;
+    put("init", 0o755, shell.init(&network(spec), args, root).into_bytes())?;
     put("reseed", 0o755, reseed::program())?;
     let order: String = modules.iter().map(|module| format!("{}\n", module.file)).collect();
     put("modules", 0o644, order.into_bytes())?;
+    put("shares", 0o644, volume::list(spec).into_bytes())?;
     for Module { file, content } in modules {
         put(&file, 0o644, content)?;
     }
-    Ok(Made { archive: archive.finish()?, modules: sources })
+    Ok(Made { archive: archive.finish()?, modules: sources, is_packed: root == Root::Packed })
+}
+
+/// Where the guest's files are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Root {
+    /// In its memory.
+    Packed,
+    /// In a share, under a layer in its memory.
+    Layer,
+    /// In a share that it writes to.
+    Shared,
+}
+
+impl Root {
+    /// By what was asked for and the kernel can do. One of whose modules nothing is known gets its files in a way that every kernel can have.
+    fn of(args: &RunArgs, spec: &Spec, found: Option<&FoundModules>) -> Self {
+        const NEEDED: [&str; 2] = ["virtiofs", "overlay"];
+        if args.root_rw {
+            return Root::Shared;
+        }
+        if !volume::has_root(spec) {
+            return Root::Packed;
+        }
+        let Some(FoundModules { all, release }) = found else { return Root::Packed };
+        let Some(missing) = NEEDED.iter().find(|name| !all.has(name) && !all.is_built_in(name)) else {
+            return Root::Layer;
+        };
+        report::message_at(
+            Level::Warn,
+            &format_args!(
+                "minivmm: warning: Linux {release} has no module {missing}, so that --root is packed into the guest's memory\n"
+            ),
+        );
+        Root::Packed
+    }
 }
 
 /// Prints one warning about files that the guest will not have.
@@ -139,10 +186,15 @@ struct Shell {
 }
 
 impl Shell {
-    fn init(&self, network: &str, args: &RunArgs) -> String {
+    fn init(&self, network: &str, args: &RunArgs, root: Root) -> String {
         let Shell { shell, busybox, links } = self;
         let links = u8::from(*links);
-        let wanted = [(args.time, " timed=1"), (args.out.is_some(), " files=1")];
+        let wanted = [
+            (args.time, " timed=1"),
+            (args.out.is_some(), " files=1"),
+            (root == Root::Layer, " root=layer"),
+            (root == Root::Shared, " root=rw"),
+        ];
         let wanted: String = wanted.into_iter().filter_map(|(is, word)| is.then_some(word)).collect();
         format!("#!{shell}\nb={busybox} links={links}{wanted}\n{network}\n{INIT}")
     }
@@ -195,22 +247,28 @@ fn add_mount_points(archive: &mut Archive) -> Result<(), RunError> {
     Ok(())
 }
 
-/// The drivers that the kernel has as modules, and the host's files that they are from.
-fn modules(
+/// The modules of the kernel.
+struct FoundModules {
+    release: String,
+    all: Modules,
+}
+
+/// Finds the modules of the kernel; `None` if it seems to have its drivers built in.
+fn find_modules(
     args: &RunArgs,
     spec: &Spec,
     prepared: &Prepared,
     host: &Host,
-) -> Result<(Vec<Module>, Vec<PathBuf>), RunError> {
+) -> Result<Option<FoundModules>, RunError> {
     let (open, files) = (&prepared.open, prepared.files());
     let Some((files, release)) = files.and_then(|files| Some((files, files.release()?))) else {
         // A kernel without a version string is self-made; it has its drivers built in, or the guest reports
         // what is missing.
-        return Ok((Vec::new(), Vec::new()));
+        return Ok(None);
     };
     let failed = |reason: String| RunError::Modules { release: release.clone(), reason };
     let tree = spec.kernel.as_deref().and_then(build_tree::of);
-    let all = match (&args.modules, find_modules(args, spec, &release, host)) {
+    let all = match (&args.modules, modules_folder(args, spec, &release, host)) {
         (None, _) if tree.is_some() => {
             let tree = tree.unwrap_or(Path::new(""));
             Modules::built(tree).map_err(|error| failed(format!("{}: {error}", tree.display())))?
@@ -227,26 +285,37 @@ fn modules(
                     searched.chain(spec.disk.first().map(|_| "on the disk".to_owned())).collect();
                 return Err(RunError::NoModules { release, searched: searched.join(", ") });
             }
-            None => return Ok((Vec::new(), Vec::new())),
+            None => return Ok(None),
         },
     };
-    let mut names = vec!["virtio_pci", "virtio_console"];
-    names.extend((!spec.disk.is_empty()).then_some("virtio_blk"));
-    names.extend(spec.interfaces().next().map(|_| "virtio_net"));
-    names.extend(spec.balloon.map(|_| "virtio_balloon"));
-    // Without pvpanic, a panic is detected by its message on the console.
-    names.extend(all.has("pvpanic_mmio").then_some("pvpanic_mmio"));
-    let loaded = all.load(&names, &|_, packed| unpack_xz(packed)).map_err(|error| match error {
-        source @ ModuleError::Missing { .. } => RunError::NoDriver { release: release.clone(), source },
-        other => failed(other.to_string()),
-    })?;
-    let sources = loaded.iter().filter_map(|module| all.path(&module.file).map(Path::to_path_buf));
-    let sources = [all.folder().to_path_buf(), all.list()].into_iter().chain(sources).collect();
-    Ok((loaded, sources))
+    Ok(Some(FoundModules { release, all }))
+}
+
+impl FoundModules {
+    /// The drivers that the kernel has as modules, and the host's files that they are from.
+    fn load(self, spec: &Spec, root: Root) -> Result<(Vec<Module>, Vec<PathBuf>), RunError> {
+        let FoundModules { release, all } = self;
+        let mut names = vec!["virtio_pci", "virtio_console"];
+        names.extend((!spec.disk.is_empty()).then_some("virtio_blk"));
+        names.extend(spec.interfaces().next().map(|_| "virtio_net"));
+        names.extend(spec.balloon.map(|_| "virtio_balloon"));
+        let is_shared = root != Root::Packed || spec.shares().any(|(_, share)| share.mount.is_some());
+        names.extend(is_shared.then_some("virtiofs"));
+        names.extend((root == Root::Layer).then_some("overlay"));
+        // Without pvpanic, a panic is detected by its message on the console.
+        names.extend(all.has("pvpanic_mmio").then_some("pvpanic_mmio"));
+        let loaded = all.load(&names, &|_, packed| unpack_xz(packed)).map_err(|error| match error {
+            source @ ModuleError::Missing { .. } => RunError::NoDriver { release: release.clone(), source },
+            other => RunError::Modules { release: release.clone(), reason: other.to_string() },
+        })?;
+        let sources = loaded.iter().filter_map(|module| all.path(&module.file).map(Path::to_path_buf));
+        let sources = [all.folder().to_path_buf(), all.list()].into_iter().chain(sources).collect();
+        Ok((loaded, sources))
+    }
 }
 
 /// The folder of this release's modules, or the folders that were searched.
-fn find_modules(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Result<PathBuf, Vec<PathBuf>> {
+fn modules_folder(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Result<PathBuf, Vec<PathBuf>> {
     let candidates: Vec<PathBuf> = match &args.modules {
         Some(named) => vec![
             named.clone(),
@@ -370,9 +439,9 @@ mod tests {
         let network = network(&spec);
         assert_eq!(network, "mac=02:00:00:00:00:01 address=10.0.5.15/24 gateway=10.0.5.2 server=10.0.5.3");
         assert_eq!(super::network(&Spec::new("k").with_net("tap=tap2".parse().unwrap())), "mac=");
-        fs::write(file.path(), shell.init(&network, &args(&["--time", "--out", "o"]))).unwrap();
+        fs::write(file.path(), shell.init(&network, &args(&["--time", "--out", "o"]), Root::Layer)).unwrap();
         assert!(Command::new("sh").arg("-n").arg(file.path()).status().unwrap().success());
-        let text = shell.init("mac=m", &args(&[]));
+        let text = shell.init("mac=m", &args(&[]), Root::Packed);
         assert!(text.starts_with("#!/bin/sh\nb= links=1\nmac=m\n"), "{text}");
     }
 }

@@ -21,6 +21,7 @@ mod terminal;
 mod times;
 mod tree;
 mod verdict;
+mod volume;
 mod warm;
 
 use args::RunArgs;

@@ -9,6 +9,7 @@ use super::build_tree;
 use super::error::RunError;
 use super::guest;
 use super::ports::RunEvent;
+use super::volume;
 use super::warm::{self, Keep};
 use crate::cli::preflight::{self, Start};
 use crate::cli::switch::ensure_for;
@@ -63,10 +64,14 @@ impl RunStart {
             return Err(RunError::Ports { asked: self.spec.port.len(), max: most });
         }
         let mut given = self.spec.clone();
+        volume::share(&self.args, &mut given)?;
+        if self.args.warm.is_some() && !given.share.is_empty() {
+            return Err(RunError::WarmShare);
+        }
         if self.args.warm.is_some() {
             warm::fix_addresses(&mut given);
         }
-        let spec = run_spec(given.settled()?, &host)?;
+        let mut spec = run_spec(given.settled()?, &host)?;
         let kept = warm::find(&self.args, &spec)?;
         // Before opening anything that another machine of this name uses.
         let claim = spec.name.as_ref().map(Claim::take).transpose()?;
@@ -76,6 +81,10 @@ impl RunStart {
             None => {
                 let mut prepared = preflight::prepare(&spec, Start::Kernel)?;
                 let made = guest::initramfs(&self.args, &spec, &prepared, &host)?;
+                if made.is_packed && volume::has_root(&spec) {
+                    spec.share.pop();
+                    prepared.open.shares.pop();
+                }
                 let initrd: Arc<dyn Image> = Arc::new(made.archive);
                 prepared.give_initrd(&initrd)?;
                 let machine = self.launch(&spec, &host, prepared, events)?;

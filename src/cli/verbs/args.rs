@@ -285,6 +285,12 @@ pub struct MigrateArgs {
     /// The command leads to `minivmm receive`: the stream is on its standard input and output. tcp is for this host alone: it is neither encrypted nor authenticated.
     #[arg(long, value_name = "TARGET")]
     pub to: String,
+    /// Copy the disks, too
+    ///
+    /// All that the guest can write to is copied while it runs, to new raw images in the folder that `minivmm receive --disks` names. The images here
+    /// stay as they are. Without it the images have to be on shared storage, at the same path.
+    #[arg(long)]
+    pub with_disks: bool,
     /// The longest pause [default: 300ms]
     ///
     /// A guest that writes its memory faster than it is copied is not migrated, and runs on here.

@@ -25,11 +25,13 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         "switch" => "the switch has ended as it should, or the verb did its work",
         "disk" => "the verb did its work, and what was checked has no errors",
         "warm" => "the machines are listed, also if there are none, or they are removed",
+        "guest-helper" => "it is printed",
         "balloon" => "the guest is asked, and does what it can in its own time",
         _ => return None,
     };
     let failed = match verb {
         "ls" => "the list cannot be printed",
+        "guest-helper" => "it cannot be printed",
         "snapshots" => "the list cannot be printed",
         "switch" => "the switch could not run, or none of this name does: what is printed says why",
         "clone" => "there is no clone, and the original is as it was: what is printed says why",

@@ -81,7 +81,8 @@ pub(super) fn migrate(args: &MigrateArgs) -> Result<Status, VerbError> {
     let patience = Patience { greeting: args.timeout.unwrap_or(greeting), silence };
     // Sent before, so that an end that comes at once is not missed.
     let mut waiter = EndWaiter::start(&client)?;
-    let connection = MigrationConnection::open(&client.0.socket, &migrate_body(limits, patience));
+    let connection =
+        MigrationConnection::open(&client.0.socket, &migrate_body(args.with_disks, limits, patience));
     let MigrationConnection { stream, received } = connection.map_err(|source| client.failed(source))?;
     let mut frames = received.as_slice().chain(&stream);
     let failed = |why: String| VerbError::Migration { name: args.name.clone(), why };
@@ -106,7 +107,7 @@ pub(super) fn migrate(args: &MigrateArgs) -> Result<Status, VerbError> {
 fn words(report: &CopyReport) -> String {
     let CopyReport { rounds, sent, total_ms, paused_ms, .. } = report;
     let mib = sent.div_ceil(1 << 20);
-    format!("migrated in {total_ms} ms: {mib} MiB of memory in {rounds} rounds; paused for {paused_ms} ms")
+    format!("migrated in {total_ms} ms: {mib} MiB in {rounds} rounds; paused for {paused_ms} ms")
 }
 
 /// From the target to the machine.

@@ -51,7 +51,7 @@ fn words(report: &Value, json: bool) -> Result<String, VerbError> {
     }
     let CopyReport { rounds, sent, total_ms, paused_ms, .. } = CopyReport::deserialize(report)?;
     Ok(format!(
-        "saved in {total_ms} ms: {} MiB of memory in {rounds} rounds; paused for {paused_ms} ms",
+        "saved in {total_ms} ms: {} MiB in {rounds} rounds; paused for {paused_ms} ms",
         sent.div_ceil(1 << 20)
     ))
 }
@@ -113,10 +113,7 @@ mod tests {
     #[test]
     fn cost_is_said_in_words_or_as_json() {
         let report = serde_json::json!({ "rounds": 3, "sent": 5 << 20 | 1, "total-ms": 70, "paused-ms": 12 });
-        assert_eq!(
-            words(&report, false).unwrap(),
-            "saved in 70 ms: 6 MiB of memory in 3 rounds; paused for 12 ms"
-        );
+        assert_eq!(words(&report, false).unwrap(), "saved in 70 ms: 6 MiB in 3 rounds; paused for 12 ms");
         assert_eq!(serde_json::from_str::<Value>(&words(&report, true).unwrap()).unwrap(), report);
         assert!(words(&Value::Null, false).is_err());
     }

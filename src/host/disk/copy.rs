@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use diskimage::{Format, Header, ImageError, set_backing_name};
+use vmm_sys_util::fallocate::{FallocateMode, fallocate};
 use vmm_sys_util::seek_hole::SeekHole;
 
 /// FICLONE (linux/fs.h): `_IOW(0x94, 9, int)`.
@@ -30,18 +31,27 @@ pub(crate) struct WrittenFile {
 
 impl WrittenFile {
     /// Copies it to the empty file `to`, as long as `wanted` says so ([`ErrorKind::Interrupted`] otherwise). The copy names the file
-    /// beneath by its absolute path, so that it can be anywhere. Nothing is brought to the medium.
-    pub(crate) fn copy_to(&self, to: &File, path: &Path, wanted: &dyn Fn() -> bool) -> io::Result<()> {
-        copy_file(&self.file, to, wanted)?;
+    /// beneath by its absolute path, so that it can be anywhere. Nothing is brought to the medium. Gives the bytes that were copied, which
+    /// are none of those that both share.
+    pub(crate) fn copy_to(&self, to: &File, path: &Path, wanted: &dyn Fn() -> bool) -> io::Result<u64> {
+        let bytes = copy_file(&self.file, to, wanted)?;
         match &self.base {
             Some(base) if self.format == Format::Qcow2 => {
                 let base = base.to_str().ok_or_else(|| {
                     io::Error::other(format!("the path of its base, {}, is not UTF-8", base.display()))
                 })?;
-                set_backing_name(to, path, base).map_err(as_io)
+                set_backing_name(to, path, base).map_err(as_io)?;
             }
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(bytes)
+    }
+
+    /// Whether a copy of it in `to`, an empty file, can share its blocks. `to` is empty again.
+    pub(crate) fn shares_blocks_with(&self, to: &File) -> io::Result<bool> {
+        let shares = share_blocks(&self.file, to);
+        to.set_len(0)?;
+        Ok(shares)
     }
 }
 
@@ -60,20 +70,39 @@ fn as_io(error: ImageError) -> io::Error {
     }
 }
 
-/// Copies all of `from` to the empty file `to`; see [`WrittenFile::copy_to`].
-pub(crate) fn copy_file(from: &File, to: &File, wanted: &dyn Fn() -> bool) -> io::Result<()> {
+/// Has the empty file `to` share all blocks of `from`; `false` if it cannot.
+fn share_blocks(from: &File, to: &File) -> bool {
     // SAFETY: a call on two open descriptors, without memory.
-    if unsafe { libc::ioctl(to.as_raw_fd(), FICLONE, from.as_raw_fd()) } == 0 {
-        return Ok(());
+    unsafe { libc::ioctl(to.as_raw_fd(), FICLONE, from.as_raw_fd()) == 0 }
+}
+
+/// Copies all of `from` to the empty file `to`; see [`WrittenFile::copy_to`].
+pub(crate) fn copy_file(from: &File, to: &File, wanted: &dyn Fn() -> bool) -> io::Result<u64> {
+    if share_blocks(from, to) { Ok(0) } else { copy_data(from, to, wanted) }
+}
+
+/// Writes zeros to `to`, as a hole where its file system can.
+pub(crate) fn write_zeros(to: &File, offset: u64, len: u64) -> io::Result<()> {
+    match fallocate(to, FallocateMode::PunchHole, true, offset, len) {
+        Err(error) if matches!(error.errno(), libc::EOPNOTSUPP | libc::ENOSYS) => {
+            let zeros = vec![0; BUFFER.min(usize::try_from(len).unwrap_or(BUFFER))];
+            let (mut at, end) = (offset, offset.saturating_add(len));
+            while at < end {
+                let now = usize::try_from(end - at).unwrap_or(BUFFER).min(BUFFER);
+                to.write_all_at(zeros.get(..now).unwrap_or_default(), at)?;
+                at += now as u64;
+            }
+            Ok(())
+        }
+        punched => punched.map_err(|error| io::Error::from_raw_os_error(error.errno())),
     }
-    copy_data(from, to, wanted)
 }
 
 /// The same without shared blocks.
-fn copy_data(from: &File, to: &File, wanted: &dyn Fn() -> bool) -> io::Result<()> {
+fn copy_data(from: &File, to: &File, wanted: &dyn Fn() -> bool) -> io::Result<u64> {
     let length = from.metadata()?.len();
     to.set_len(length)?;
-    let (mut seeking, mut at, mut by_kernel) = (from.try_clone()?, 0, true);
+    let (mut seeking, mut at, mut by_kernel, mut all) = (from.try_clone()?, 0, true, 0);
     while at < length {
         let (start, end) = match seeking.seek_data(at) {
             Ok(None) => break,
@@ -93,7 +122,7 @@ fn copy_data(from: &File, to: &File, wanted: &dyn Fn() -> bool) -> io::Result<()
                 Ok(0) if by_kernel => by_kernel = false,
                 // It became shorter meanwhile.
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(bytes) => at += bytes,
+                Ok(bytes) => (at, all) = (at + bytes, all + bytes),
                 Err(error) if error.kind() == ErrorKind::StorageFull => return Err(error),
                 // Two file systems, or one that cannot: what is wrong with the files shows again.
                 Err(_) if by_kernel => by_kernel = false,
@@ -103,7 +132,7 @@ fn copy_data(from: &File, to: &File, wanted: &dyn Fn() -> bool) -> io::Result<()
         // A file system that answers anything must not hold this up.
         at = at.max(end).max(start + 1);
     }
-    Ok(())
+    Ok(all)
 }
 
 fn copy_range(from: &File, to: &File, at: u64, bytes: u64) -> io::Result<u64> {

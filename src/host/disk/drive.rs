@@ -23,6 +23,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::engine::EngineKind;
 use super::file::DiskFile;
 use super::open_disk::OpenDisk;
+use super::write_log::{LogReader, LoggedEngine, WriteLog};
 use engine::DriveEngine;
 
 /// See the module.
@@ -34,6 +35,7 @@ pub(crate) struct Drive {
     changes: AtomicU64,
     /// Wake the engines.
     bells: Mutex<Vec<Weak<EventFd>>>,
+    log: Arc<WriteLog>,
 }
 
 #[derive(Debug)]
@@ -101,7 +103,13 @@ impl Drive {
     pub(crate) fn new(disk: OpenDisk, path: impl Into<PathBuf>, is_removable: bool) -> Self {
         let (medium, present) = Medium::new(disk, Some(path.into()));
         let contents = Mutex::new(Contents { medium, last: None, present });
-        Drive { is_removable, contents, changes: AtomicU64::new(0), bells: Mutex::default() }
+        Drive {
+            is_removable,
+            contents,
+            changes: AtomicU64::new(0),
+            bells: Mutex::default(),
+            log: Arc::default(),
+        }
     }
 
     /// What is in it.
@@ -112,10 +120,22 @@ impl Drive {
     /// Makes an engine, on the thread that calls what this returns.
     pub(crate) fn make_engine(self: &Arc<Self>, kind: EngineKind) -> MakePoller<AnyEngine> {
         if !self.is_removable {
-            return self.medium().make_engine(kind);
+            let (medium, log) = (self.medium(), self.log.clone());
+            let make = medium.make_engine(kind);
+            if medium.is_read_only() {
+                return make;
+            }
+            return Box::new(move || Ok(Box::new(LoggedEngine::new(make()?, log))));
         }
+        // Nothing of it is ever written.
         let drive = self.clone();
         Box::new(move || Ok(Box::new(DriveEngine::new(drive, kind)?)))
+    }
+
+    /// Logs from now on what is written to the first `len` bytes of the disk, what is in flight included, as long as the reader lives. One
+    /// at a time.
+    pub(super) fn log_writes(&self, len: u64) -> LogReader {
+        self.log.begin(len)
     }
 
     /// Takes the disk out: what is asked of it from now on fails. It is closed once [`Drive::is_released`].

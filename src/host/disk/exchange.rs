@@ -3,8 +3,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::error::DiskError;
@@ -42,11 +43,35 @@ impl ExchangeMark {
         Ok(ExchangeMark { new, path })
     }
 
-    /// Sets it, on the medium; gives its path, to be removed when all images are exchanged.
+    /// Sets it, on the medium; gives its path, to be removed when all images are exchanged. Nobody writes to the image any more.
     pub(crate) fn set(self) -> io::Result<PathBuf> {
+        // Again, so that its time of change is that of now: what is written to the image from here on makes that younger.
+        let mut text = Vec::new();
+        (&mut self.new.file()).seek(SeekFrom::Start(0))?;
+        (&mut self.new.file()).take(MOST).read_to_end(&mut text)?;
+        self.new.file().write_all_at(&text, 0)?;
         self.new.keep(true)?;
         Ok(self.path)
     }
+}
+
+/// The folder of the saved machine whose disk the image at `path` was about to become, or has become, if the exchange was cut off and
+/// nobody has written to the image since.
+pub(crate) fn cut_exchange(path: &Path) -> Option<PathBuf> {
+    let mark = open_mark(&place(path).ok()?)?;
+    let (image, set) = (fs::metadata(path).ok()?.modified().ok()?, mark.metadata().ok()?.modified().ok()?);
+    (image <= set).then(|| folder(mark))
+}
+
+fn open_mark(path: &Path) -> Option<File> {
+    open_now(path, File::options().read(true), libc::O_NOFOLLOW).ok()
+}
+
+/// What a mark says.
+fn folder(mark: File) -> PathBuf {
+    let mut folder = Vec::new();
+    let _ = mark.take(MOST).read_to_end(&mut folder);
+    PathBuf::from(OsStr::from_bytes(&folder))
 }
 
 /// Refuses a disk that is to be written to and has a mark.
@@ -55,10 +80,8 @@ pub(super) fn check(spec: &DiskSpec) -> Result<(), DiskError> {
         return Ok(());
     }
     let Ok(mark) = place(spec.image()) else { return Ok(()) };
-    let Ok(file) = open_now(&mark, File::options().read(true), libc::O_NOFOLLOW) else { return Ok(()) };
-    let mut folder = Vec::new();
-    let _ = file.take(MOST).read_to_end(&mut folder);
-    let folder = PathBuf::from(OsStr::from_bytes(&folder));
+    let Some(file) = open_mark(&mark) else { return Ok(()) };
+    let folder = folder(file);
     Err(DiskError::HalfExchanged { path: spec.image().into(), mark, folder })
 }
 
@@ -86,5 +109,28 @@ mod tests {
         }
         fs::remove_file(mark).unwrap();
         OpenDisk::open(&DiskSpec::new(&image)).unwrap();
+    }
+
+    #[test]
+    fn cut_exchange_is_known_until_somebody_writes_to_the_image() {
+        let root = tempfile::tempdir().unwrap();
+        let image = root.path().join("a.raw");
+        fs::write(&image, [0; 512]).unwrap();
+        let mark = ExchangeMark::prepare(&image, Path::new("/first")).unwrap();
+        // As the guest does until its machine goes back.
+        let written = std::time::SystemTime::now();
+        while fs::metadata(&image).unwrap().modified().unwrap() < written {
+            fs::write(&image, [1; 512]).unwrap();
+        }
+        assert_eq!(cut_exchange(&image), None);
+        mark.set().unwrap();
+        assert_eq!(cut_exchange(&image), Some("/first".into()));
+        File::options()
+            .write(true)
+            .open(&image)
+            .unwrap()
+            .set_modified(written + std::time::Duration::from_secs(60))
+            .unwrap();
+        assert_eq!(cut_exchange(&image), None);
     }
 }

@@ -5,6 +5,7 @@
 //! otherwise.
 
 mod block_device;
+mod block_set;
 mod copy;
 mod drive;
 mod engine;
@@ -18,6 +19,7 @@ mod hand_over;
 mod helper;
 mod holder;
 mod layers;
+mod live_copy;
 mod loop_device;
 mod mapped;
 mod mover;
@@ -30,20 +32,23 @@ mod room;
 mod sync;
 mod transfer;
 mod uring;
+mod write_log;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use copy::{WrittenFile, base_of, copy_file};
+pub(crate) use block_set::BlockSet;
+pub(crate) use copy::{WrittenFile, base_of, copy_file, write_zeros};
 pub(crate) use drive::{Drive, DriveError};
 pub(crate) use engine::EngineKind;
 pub use error::DiskError;
-pub(crate) use exchange::ExchangeMark;
+pub(crate) use exchange::{ExchangeMark, cut_exchange};
 pub(crate) use format::IMAGE_FORMATS;
 #[cfg_attr(not(feature = "cli"), allow(unused_imports, reason = "migrations are the command's"))]
 pub(crate) use hand_over::TakeBackError;
 pub use holder::DiskHolder;
 pub(crate) use holder::{find as find_holder, is_held_by_another};
+pub(crate) use live_copy::LiveCopy;
 pub(crate) use loop_device::FilesBehind;
 pub use mapped::RunningImage;
 pub(crate) use open::{Access, lock, open_file, open_no_link};

@@ -228,6 +228,11 @@ impl OpenDisk {
         }
     }
 
+    /// Bytes of a sector, as the guest sees it.
+    pub(crate) fn sector_size(&self) -> u64 {
+        self.disk("", NonZeroU16::MIN).topology.logical_block.into()
+    }
+
     /// Whether the guest may not write.
     pub(crate) fn is_read_only(&self) -> bool {
         match self {

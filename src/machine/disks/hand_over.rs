@@ -1,32 +1,32 @@
 //! Disks that move with their machine: another process opens the same images.
 
-use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::{Disk, Disks, locked};
-use crate::host::disk::{DiskMark, Drive, TakeBackError};
+use virtio::block::SECTOR;
+
+use super::{Disks, locked};
+use crate::host::disk::{DiskMark, TakeBackError};
 use crate::machine::SaveError;
 
 /// Between two attempts to take a disk back.
 const TICK: Duration = Duration::from_millis(20);
 
 impl Disks {
-    /// Those that the guest can write to, with their places in the list.
-    fn writable(&self) -> impl Iterator<Item = (usize, &Disk, Arc<Drive>)> {
-        let disks = self.0.disks.iter().enumerate().filter(|(_, disk)| !disk.spec.read_only);
-        disks.filter_map(|(index, disk)| Some((index, disk, disk.drive.upgrade()?)))
+    /// Whether another process can have all that the guest can write to, or `with_copies` of it.
+    pub(in crate::machine) fn check_move(&self, with_copies: bool) -> Result<(), SaveError> {
+        self.writable().filter(|(_, _, drive)| drive.medium().is_device()).try_for_each(|(_, disk, drive)| {
+            match drive.medium().sector_size() {
+                _ if !with_copies => Err(SaveError::DeviceStays(disk.id.clone())),
+                SECTOR => Ok(()),
+                _ => Err(SaveError::LargeSectors(disk.id.clone())),
+            }
+        })
     }
 
-    /// Whether another process can have all that the guest can write to.
-    pub(in crate::machine) fn check_move(&self) -> Result<(), SaveError> {
-        let device = self.writable().find(|(_, _, drive)| drive.medium().is_device());
-        device.map_or(Ok(()), |(_, disk, _)| Err(SaveError::DeviceStays(disk.id.clone())))
-    }
-
-    /// Lets another process have them. The machine rests.
-    pub(in crate::machine) fn release(&self) -> Result<(), SaveError> {
-        self.writable().try_for_each(|(_, disk, drive)| {
+    /// Lets another process have those of which `goes` says so. The machine rests.
+    pub(in crate::machine) fn release(&self, goes: impl Fn(usize) -> bool) -> Result<(), SaveError> {
+        self.writable().filter(|(index, ..)| goes(*index)).try_for_each(|(_, disk, drive)| {
             // Nobody is amid growing it.
             let _one = locked(&disk.change);
             let released = drive.medium().release();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::BootFile;
 use crate::host::disk::{self, Drive, OpenDisk};
 use crate::host::open_now::open_now;
+use crate::host::share::SharedFolder;
 use crate::image;
 use crate::machine::StartError;
 use crate::machine::deadline::Progress;
@@ -22,6 +23,8 @@ pub(crate) struct OpenFiles {
     pub(super) initrd: OpenInitrd,
     /// With the disks in them, locked; in the order of the spec.
     pub(crate) drives: Vec<Arc<Drive>>,
+    /// In the order of the spec.
+    pub(crate) shares: Vec<Arc<SharedFolder>>,
 }
 
 /// Which initrd a machine gets.
@@ -34,6 +37,8 @@ pub(super) enum OpenInitrd {
     /// One that is made for the kernel, once that is known.
     ToBeMade,
     Made(BootFile),
+    /// The machine goes on from one whose initrd was made, and is not there any more.
+    Gone,
 }
 
 impl OpenFiles {
@@ -64,7 +69,12 @@ impl OpenFiles {
             let open = OpenDisk::open(disk).map_err(StartError::Disk)?;
             Ok(Arc::new(Drive::new(open, disk.image(), disk.is_removable())))
         });
-        Ok(OpenFiles { kernel, initrd, drives: drives.collect::<Result<_, E>>()? })
+        let drives = drives.collect::<Result<_, E>>()?;
+        let shares = spec.share.iter().map(|share| {
+            progress.begin(format!("opening the folder {}", share.path.display()));
+            SharedFolder::open(share).map_err(|error| StartError::Share(error).into())
+        });
+        Ok(OpenFiles { kernel, initrd, drives, shares: shares.collect::<Result<_, E>>()? })
     }
 
     /// The same kernel and initrd, with other disks.
@@ -77,6 +87,17 @@ impl OpenFiles {
     #[must_use]
     pub(crate) fn without_initrd(self) -> Self {
         OpenFiles { initrd: OpenInitrd::ToBeMade, ..self }
+    }
+
+    /// The initrd was made for a machine that this one goes on from, and was not kept.
+    #[must_use]
+    pub(super) fn with_initrd_gone(self) -> Self {
+        OpenFiles { initrd: OpenInitrd::Gone, ..self }
+    }
+
+    /// Whether a machine that has these can boot.
+    pub(crate) fn can_boot(&self) -> bool {
+        !matches!(self.initrd, OpenInitrd::Gone)
     }
 
     pub(super) fn make_initrd(&mut self, image: &Arc<dyn Image>) -> BootFile {

@@ -1,4 +1,4 @@
-//! What a copy of a running machine's memory goes by: numbers in, decisions out. Knows no machine.
+//! What a copy of a running machine goes by: numbers in, decisions out. Knows no machine.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ const SAMPLE: u64 = 1 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CopyLimits {
-    /// The machine is paused when the rest of its memory can be copied in this time; 300 ms unless set.
+    /// The machine is paused when the rest of its memory and disks can be copied in this time; 300 ms unless set.
     pub downtime: Duration,
     /// Most bytes in a second while it runs; `None` is as fast as it goes.
     pub bandwidth: Option<u64>,
@@ -43,16 +43,16 @@ impl Default for CopyLimits {
     }
 }
 
-/// How far a copy of a machine's memory is.
+/// How far a copy of a machine's memory is, and of the disks that are copied while it runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct CopyProgress {
-    /// 1 for all of the memory, then one more for what was written meanwhile.
+    /// 1 for all of it, then one more for what was written meanwhile.
     pub round: u32,
-    /// Bytes of memory that were copied, those that are copied again included and zeros left out.
+    /// Bytes that were copied, those that are copied again included and zeros left out.
     pub sent: u64,
-    /// Bytes of memory that this round looks at.
+    /// Bytes that this round looks at, holes of disks left out.
     pub total: u64,
     /// Those of them that it has still to look at.
     pub left: u64,
@@ -67,8 +67,11 @@ pub struct CopyProgress {
 pub struct CopyReport {
     /// Rounds, the last one while the machine was paused.
     pub rounds: u32,
-    /// Bytes of memory that were copied.
+    /// Bytes that were copied, of memory and of disks.
     pub sent: u64,
+    /// Those of them that were copied while the machine was paused.
+    #[serde(default)]
+    pub paused_sent: u64,
     /// Milliseconds from the first byte to the machine's going on.
     pub total_ms: u64,
     /// Milliseconds for which it was paused.

@@ -2,13 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::CopyProgress;
 use crate::host::disk::DiskMark;
+use crate::machine::asker::Asker;
+
+/// Between two looks whether the one who asked for a copy is still there.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The copies of a machine that are under way.
 #[derive(Debug, Clone, Default)]
-pub(in crate::machine) struct CopyStatus(Arc<Mutex<Copies>>, Arc<Mutex<Option<Marks>>>);
+pub(in crate::machine) struct CopyStatus {
+    copies: Arc<Mutex<Copies>>,
+    away: Arc<Mutex<Option<Marks>>>,
+    /// Who wants those that are begun by this.
+    asker: Asker,
+}
 
 /// Of the disks of a machine of which nobody knows whether it runs elsewhere.
 type Marks = Vec<Option<DiskMark>>;
@@ -20,6 +30,20 @@ type Copies = BTreeMap<u64, UnderWay>;
 struct UnderWay {
     progress: CopyProgress,
     cancelled: bool,
+    asker: Asker,
+    /// When it was seen last whether the asker is there.
+    seen: Option<Instant>,
+}
+
+impl UnderWay {
+    /// Whether nobody wants it any more; `now` or as it was a moment ago.
+    fn is_over(&mut self, now: bool) -> bool {
+        if !self.cancelled && (now || self.seen.is_none_or(|seen| seen.elapsed() >= LOOK)) {
+            self.cancelled = self.asker.is_gone();
+            self.seen = Some(Instant::now());
+        }
+        self.cancelled
+    }
 }
 
 impl CopyStatus {
@@ -27,8 +51,18 @@ impl CopyStatus {
     pub(in crate::machine) fn show(&self) -> Shown {
         let mut copies = self.copies();
         let number = copies.last_key_value().map_or(0, |(last, _)| last + 1);
-        copies.insert(number, UnderWay::default());
+        copies.insert(number, UnderWay { asker: self.asker.clone(), ..UnderWay::default() });
         Shown { status: self.clone(), number }
+    }
+
+    /// The same copies, as `asker` wants one: it is cancelled when that one is gone.
+    pub(in crate::machine) fn asked_by(&self, asker: Asker) -> Self {
+        CopyStatus { asker, ..self.clone() }
+    }
+
+    /// Whether there is one that is about to end, because nobody wants it any more.
+    pub(super) fn has_cancelled(&self) -> bool {
+        self.copies().values_mut().any(|one| one.is_over(true))
     }
 
     /// That of the newest one.
@@ -44,15 +78,15 @@ impl CopyStatus {
     /// Nobody knows whether the machine runs elsewhere; its disks had these marks.
     #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "migrations are the command's"))]
     pub(in crate::machine) fn set_away(&self, marks: Option<Marks>) {
-        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = marks;
+        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = marks;
     }
 
     pub(in crate::machine) fn away(&self) -> Option<Marks> {
-        self.1.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn copies(&self) -> MutexGuard<'_, Copies> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -69,12 +103,12 @@ impl Shown {
         let mut copies = self.status.copies();
         let Some(own) = copies.get_mut(&self.number) else { return false };
         own.progress = progress;
-        !own.cancelled
+        !own.is_over(false)
     }
 
     /// Whether it is to go no further.
     pub(in crate::machine) fn is_cancelled(&self) -> bool {
-        self.status.copies().get(&self.number).is_none_or(|own| own.cancelled)
+        self.status.copies().get_mut(&self.number).is_none_or(|own| own.is_over(false))
     }
 }
 
@@ -108,5 +142,27 @@ mod tests {
         drop(shown);
         assert_eq!(status.progress(), None);
         assert!(status.show().is_wanted(progress));
+    }
+
+    #[test]
+    fn copy_ends_when_the_one_who_asked_for_it_is_gone_and_others_do_not() {
+        let status = CopyStatus::default();
+        let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (asked, other) = (status.asked_by(Asker::at(&here)).show(), status.show());
+        assert!(asked.is_wanted(CopyProgress::default()) && !status.has_cancelled());
+        drop(there);
+        assert!(status.has_cancelled());
+        assert!(asked.is_cancelled() && !asked.is_wanted(CopyProgress::default()));
+        assert!(other.is_wanted(CopyProgress::default()) && !other.is_cancelled());
+        drop(asked);
+        assert!(!status.has_cancelled());
+        // Without anybody who asks about the others.
+        let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+        let asked = status.asked_by(Asker::at(&here)).show();
+        drop(there);
+        let begin = Instant::now();
+        while !asked.is_cancelled() {
+            assert!(begin.elapsed() < Duration::from_secs(60));
+        }
     }
 }

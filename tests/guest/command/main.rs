@@ -9,6 +9,7 @@
 //! - `folder` and `size`: prints where it is to run, and the size of its terminal.
 //! - `environment`, `seed` and `now`: prints what it was told of them.
 //! - `count`: prints how many commands this guest has had.
+//! - `generation`: prints what the machine says on its port of that name.
 //! - `flood` and `chatter`: prints for ever, on standard output or to the host's program.
 //! - `hang`: does nothing for ever. `off`: powers off.
 //!
@@ -86,6 +87,7 @@ fn run(ports: &mut Ports, task: &Task, count: u8) -> u8 {
         b"seed" => say(ports, ports::OUT, task.between(b"seed=", b";")),
         b"now" => say(ports, ports::OUT, task.between(b"now=", b";")),
         b"count" => say(ports, ports::OUT, &[b'0' + count]),
+        b"generation" => ports.copy_generation(),
         b"flood" => loop {
             ports.send(ports::OUT, &[b'x'; 4096]);
         },

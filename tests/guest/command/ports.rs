@@ -9,11 +9,12 @@ pub const OUT: &[u8] = b"minivmm.out";
 pub const ERR: &[u8] = b"minivmm.err";
 pub const RUN: &[u8] = b"minivmm.run";
 pub const IN: &[u8] = b"minivmm.in";
-/// Not every machine has it.
+/// Not every machine has these.
+pub const GENERATION: &[u8] = b"org.minivmm.generation";
 pub const FILES: &[u8] = b"minivmm.files";
-const NAMES: [&[u8]; 5] = [OUT, ERR, RUN, IN, FILES];
-/// So many of them are always there.
-const ALWAYS: usize = 4;
+const NAMES: [&[u8]; 6] = [OUT, ERR, RUN, IN, GENERATION, FILES];
+/// How many of them every machine has.
+const EVERY: usize = 4;
 
 const ARENA: Arena = Arena(4 << 20);
 /// A page for each descriptor of each queue; a line.
@@ -36,7 +37,7 @@ const QUEUES: u16 = 16;
 pub struct Ports {
     device: Device,
     /// The number of each of [`NAMES`].
-    numbers: [Option<u16>; 5],
+    numbers: [Option<u16>; NAMES.len()],
     /// The number of the second console.
     terminal: Option<u16>,
     /// How far the used ring of each queue was looked at.
@@ -56,7 +57,7 @@ pub fn bytes(address: u64, len: usize) -> &'static mut [u8] {
 }
 
 impl Ports {
-    /// Waits until all of them are there.
+    /// Waits until those are there that every machine has; a further one that the machine has is there before.
     pub fn open(device: Device) -> Self {
         device.negotiate(MULTIPORT);
         let queues = device.get::<u16>(at::QUEUES).min(QUEUES);
@@ -66,7 +67,8 @@ impl Ports {
             poke::<u16>(ARENA.avail(queue), 1);
         }
         device.set(at::STATUS, 0xfu8);
-        let mut ports = Ports { device, numbers: [None; 5], terminal: None, seen: [0; QUEUES as usize], input_ended: false };
+        let (numbers, seen) = ([None; NAMES.len()], [0; QUEUES as usize]);
+        let mut ports = Ports { device, numbers, terminal: None, seen, input_ended: false };
         for queue in (0..queues).filter(|queue| queue % 2 == 0) {
             for slot in 0..SIZE {
                 ports.give_room(queue, slot);
@@ -74,7 +76,7 @@ impl Ports {
         }
         // DEVICE_READY is 0.
         ports.say(0, 0);
-        while ports.numbers[..ALWAYS].iter().any(Option::is_none) {
+        while ports.numbers[..EVERY].iter().any(Option::is_none) {
             ports.hear();
         }
         ports
@@ -182,6 +184,18 @@ impl Ports {
         }
     }
 
+    /// Copies to the output what comes next from the machine's own port.
+    pub fn copy_generation(&mut self) {
+        let (from, to) = (self.queue(GENERATION), self.queue(OUT) + 1);
+        loop {
+            if let Some((slot, count)) = self.take(from) {
+                self.transmit(to, bytes(page(from, slot), count));
+                return self.give_room(from, slot);
+            }
+            core::hint::spin_loop();
+        }
+    }
+
     /// Shows what is typed at the terminal, and each line of the host's, until a `q`.
     pub fn show(&mut self) {
         while self.terminal.is_none() {
@@ -206,7 +220,7 @@ impl Ports {
 
     /// Copies the input to a port.
     pub fn copy_input(&mut self, to: &[u8]) {
-        while to == FILES && self.numbers[ALWAYS].is_none() {
+        while to == FILES && self.numbers[NAMES.len() - 1].is_none() {
             self.hear();
         }
         let (from, to) = (self.queue(IN), self.queue(to) + 1);

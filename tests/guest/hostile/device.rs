@@ -40,6 +40,7 @@ pub enum Kind {
     Console = 0x1043,
     Entropy = 0x1044,
     Balloon = 0x1045,
+    FileSystem = 0x105a,
 }
 
 /// Memory for rings and buffers.
@@ -91,6 +92,7 @@ impl Device {
             0x1043_1af4 => Kind::Console,
             0x1044_1af4 => Kind::Entropy,
             0x1045_1af4 => Kind::Balloon,
+            0x105a_1af4 => Kind::FileSystem,
             _ => return None,
         };
         let low = peek::<u32>(function + 0x10);

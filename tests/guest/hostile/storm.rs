@@ -147,6 +147,8 @@ impl Storm<'_> {
             }
             Kind::Console => (word & 0x0003_0007_0000_0007, word & 0x0001_0007_0000_0001),
             Kind::Balloon => (self.pages(), self.pages()),
+            // A header whose length may be right, and any request.
+            Kind::FileSystem => (self.chance.of(&[40, 56, 64, 104]) | (word & 0x3f) << 32, word >> 60),
             Kind::Entropy => (word, word),
         };
         poke::<u64>(at, first);

@@ -5,6 +5,7 @@
 //! hears a byte it ends what is in flight, says `finished writes=N reads=N flushes=N waits=N interrupts=N kicks=N`, waits
 //! for another byte and powers off; or `failed: ...`. With `bad=N` on the command line it first says `asking`, waits for
 //! a byte, does N times what no driver may, in turn in a chain and in a ring, and resets the disk after each: `mended`.
+//! With `frames=1` numbered frames pass in both directions of the network card besides (`wire.rs`).
 #![no_std]
 #![no_main]
 
@@ -15,11 +16,13 @@ mod platform;
 #[path = "../hostile/device.rs"]
 #[allow(dead_code, reason = "the hostile guest uses the rest")]
 mod device;
+mod wire;
 
 use core::sync::atomic::{Ordering, fence};
 
 use device::{Arena, Device, FOR_EVER, Kind, NEEDS_RESET, NEXT, SIZE, WRITE, at, describe, offer, used};
 use platform::{Chance, interrupts, peek, poke, power_off, ticks};
+use wire::Wire;
 
 const ARENA: Arena = Arena(4 << 20);
 /// Bytes of a block, and blocks that are written one after the other, again and again: 8 MiB.
@@ -233,8 +236,8 @@ fn mistreat(disk: &Device, times: u64) {
 /// Where ring 3 begins.
 #[unsafe(no_mangle)]
 extern "C" fn ring3(boot_params: u64) -> ! {
-    let disk = (0..32).filter_map(Device::find).find(|device| device.kind == Kind::Block);
-    let disk = disk.unwrap_or_else(|| panic!("there is no disk"));
+    let find = |kind| (0..32).filter_map(Device::find).find(|device| device.kind == kind);
+    let disk = find(Kind::Block).unwrap_or_else(|| panic!("there is no disk"));
     if let Some(times) = platform::option(boot_params, b"bad=") {
         say!("asking");
         platform::wait_for_input();
@@ -246,7 +249,12 @@ extern "C" fn ring3(boot_params: u64) -> ! {
     platform::listen();
     disk.start(ARENA, u64::MAX);
     let slots = [Slot { number: 0, in_flight: None }; SLOTS];
-    let chance = Chance(platform::option(boot_params, b"seed=").unwrap_or(1));
+    let seed = platform::option(boot_params, b"seed=").unwrap_or(1);
+    let mut wire = platform::option(boot_params, b"frames=").map(|_| {
+        let card = find(Kind::Network).unwrap_or_else(|| panic!("there is no network card"));
+        Wire::start(card, seed)
+    });
+    let chance = Chance(seed);
     let mut load = Load { disk, slots, next: 0, offered: 0, seen: 0, chance, done: Done::default() };
     say!("ready");
     (0..SLOTS).for_each(|slot| load.begin(slot));
@@ -255,6 +263,9 @@ extern "C" fn ring3(boot_params: u64) -> ! {
         turns += 1;
         let ending = turns.is_multiple_of(32) && platform::input_waits();
         load.turn(ending);
+        if let Some(wire) = &mut wire {
+            wire.turn();
+        }
         if ending {
             break;
         }

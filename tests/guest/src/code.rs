@@ -44,6 +44,7 @@ guests! {
     StringIo => tiny_guest_string_io,
     Mmio => tiny_guest_mmio,
     HighWriter => tiny_guest_high_writer,
+    StoppedClock => tiny_guest_stopped_clock,
     EchoPolled => tiny_guest_echo_polled,
     EchoInterrupt => tiny_guest_echo_interrupt,
     Flood => tiny_guest_flood,

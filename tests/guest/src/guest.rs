@@ -22,6 +22,9 @@ pub enum Guest {
     /// Needs 5 GiB of memory. Says `ready`, and for each byte from COM1 writes to memory at 0x300000 and at 0x100005000, before it echoes
     /// that byte.
     HighWriter,
+    /// Has a kvm-clock at 0x300000. Says `ready`, and for each byte from COM1 on a line whether the clock says that the guest was stopped since
+    /// it last asked: `1` or `0` (PVCLOCK_GUEST_STOPPED).
+    StoppedClock,
     /// Says `ready`, echoes COM1's input until the byte 0x04, polling; then `echoed=NNNNNNNN`, the bytes before it.
     EchoPolled,
     /// As [`Guest::EchoPolled`], but halted between COM1's interrupts (I/O APIC pin 4): `echoed=NNNNNNNN
@@ -95,11 +98,12 @@ pub enum Guest {
 
 impl Guest {
     /// All of them.
-    pub const ALL: [Guest; 29] = [
+    pub const ALL: [Guest; 30] = [
         Guest::Ports,
         Guest::StringIo,
         Guest::Mmio,
         Guest::HighWriter,
+        Guest::StoppedClock,
         Guest::EchoPolled,
         Guest::EchoInterrupt,
         Guest::Flood,

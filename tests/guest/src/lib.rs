@@ -38,6 +38,9 @@ pub const WRITER: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/writer"));
 /// memory.
 pub const COMMAND: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/command"));
 
+/// The kernel file of the guest that speaks FUSE to its share (`tests/guest/share`). It needs 16 MiB of memory.
+pub const SHARE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/share"));
+
 /// What the guest [`POWER`] writes.
 #[path = "../power/plan.rs"]
 pub mod plan;

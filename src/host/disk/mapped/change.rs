@@ -206,6 +206,12 @@ impl ImageDisk {
         Ok(part.len)
     }
 
+    /// Whether the piece at `offset` reads as zeros that are nowhere, and how many of `length` bytes are so.
+    pub(in super::super) fn is_hole(&self, offset: u64, length: u64) -> io::Result<(bool, u64)> {
+        let (place, found) = self.find(offset, length)?;
+        Ok((place == Place::Zero, found.min(length)))
+    }
+
     /// Where the piece at `offset` is for a read, and how many of `length` bytes are there.
     pub(super) fn source(&self, offset: u64, length: u64) -> io::Result<(Place, u64)> {
         let (place, found) = self.find(offset, length)?;

@@ -151,3 +151,25 @@ GUEST high_writer
     out dx, al
     jmp 2b
 END_GUEST high_writer
+
+GUEST stopped_clock
+    mov ecx, 0x4b564d01         # MSR_KVM_SYSTEM_TIME_NEW: the clock's page, in use
+    mov eax, 0x300001
+    xor edx, edx
+    wrmsr
+    SAY "ready"
+    NEWLINE
+2:  mov edx, offset COM1 + 5
+    in al, dx
+    test al, 1
+    jz 2b
+    mov edx, offset COM1
+    in al, dx
+    movzx eax, byte ptr [0x30001d]
+    and byte ptr [0x30001d], 0xfd
+    shr eax, 1
+    and eax, 1
+    HEX 1
+    NEWLINE
+    jmp 2b
+END_GUEST stopped_clock

@@ -1,0 +1,126 @@
+//! Open files and folders of the guest, by a number: a slot and its generation.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use virtio::fs::{Answer, Errno, Handle, OpenMode};
+
+use super::nodes::Slot;
+
+/// An open file or folder.
+#[derive(Debug, Clone)]
+pub(super) struct Open {
+    /// `None`: it was open when the machine was saved, and is gone.
+    pub(super) fd: Option<Arc<OwnedFd>>,
+    pub(super) node: Slot,
+    pub(super) mode: OpenMode,
+    pub(super) is_folder: bool,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    generation: u32,
+    open: Option<Open>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Handles {
+    places: Vec<Place>,
+    free: Vec<Slot>,
+    most: usize,
+}
+
+impl Handles {
+    /// At most `most`.
+    pub(super) fn new(most: usize) -> Self {
+        Handles { places: Vec::new(), free: Vec::new(), most }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.len() >= self.most
+    }
+
+    /// A number for an open file.
+    pub(super) fn add(&mut self, open: Open) -> Answer<(Slot, Handle)> {
+        if self.is_full() {
+            return Err(Errno::NFILE);
+        }
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                self.places.push(Place::default());
+                Slot::try_from(self.places.len() - 1).map_err(|_| Errno::NFILE)?
+            }
+        };
+        let place = usize::try_from(slot).ok().and_then(|at| self.places.get_mut(at)).ok_or(Errno::NFILE)?;
+        place.open = Some(open);
+        Ok((slot, Handle(u64::from(place.generation) << 32 | u64::from(slot))))
+    }
+
+    /// The open file of a number that the guest says.
+    pub(super) fn get(&self, handle: Handle) -> Answer<&Open> {
+        let (at, generation) = split(handle)?;
+        let place = self.places.get(at).filter(|place| place.generation == generation);
+        place.and_then(|place| place.open.as_ref()).ok_or(Errno::BADF)
+    }
+
+    /// The descriptor of one.
+    pub(super) fn fd(&self, handle: Handle) -> Answer<Arc<OwnedFd>> {
+        self.get(handle)?.fd.clone().ok_or(Errno::STALE)
+    }
+
+    pub(super) fn at(&self, slot: Slot) -> Option<&Open> {
+        self.places.get(usize::try_from(slot).ok()?)?.open.as_ref()
+    }
+
+    /// Takes one out: its slot and what it was.
+    pub(super) fn remove(&mut self, handle: Handle) -> Answer<(Slot, Open)> {
+        let (at, generation) = split(handle)?;
+        let place =
+            self.places.get_mut(at).filter(|place| place.generation == generation).ok_or(Errno::BADF)?;
+        let open = place.open.take().ok_or(Errno::BADF)?;
+        place.generation = place.generation.wrapping_add(1);
+        let slot = Slot::try_from(at).map_err(|_| Errno::BADF)?;
+        self.free.push(slot);
+        Ok((slot, open))
+    }
+
+    /// All, in the order of their slots, with their generations.
+    pub(super) fn all(&self) -> impl Iterator<Item = (Slot, u32, &Open)> {
+        let used = |(slot, place): (Slot, &'_ Place)| (slot, place.generation);
+        (0..).zip(&self.places).filter_map(move |(slot, place)| {
+            let (slot, generation) = used((slot, place));
+            Some((slot, generation, place.open.as_ref()?))
+        })
+    }
+
+    /// Puts back those that were saved, into a table that has none.
+    pub(super) fn restore(&mut self, saved: Vec<(Slot, u32, Open)>) -> Result<(), &'static str> {
+        let most = saved.iter().map(|(slot, ..)| *slot).max().map_or(0, |last| u64::from(last) + 1);
+        // A process with a lower limit keeps those that there are; what it cannot open is gone.
+        if most > 1 << 16 {
+            return Err("it has more open files than a share can have");
+        }
+        self.places.resize_with(usize::try_from(most).unwrap_or(0), Place::default);
+        for (slot, generation, open) in saved {
+            let place = usize::try_from(slot).ok().and_then(|at| self.places.get_mut(at));
+            let Some(place) = place.filter(|place| place.open.is_none()) else {
+                return Err("two open files have one number");
+            };
+            (place.generation, place.open) = (generation, Some(open));
+        }
+        let free = (0..).zip(&self.places).filter(|(_, place)| place.open.is_none());
+        self.free = free.map(|(slot, _)| slot).collect();
+        Ok(())
+    }
+}
+
+fn split(handle: Handle) -> Answer<(usize, u32)> {
+    let at = usize::try_from(handle.0 & 0xffff_ffff).map_err(|_| Errno::BADF)?;
+    Ok((at, u32::try_from(handle.0 >> 32).map_err(|_| Errno::BADF)?))
+}

@@ -1,0 +1,82 @@
+//! A folder of the host that a guest mounts: the files behind [`virtio::fs`].
+//!
+//! Nothing outside of the folder is reachable. A name of the guest is one component without `/` and is never `..`; it is looked
+//! up in the descriptor of its folder and no link is followed, by the host's kernel neither in the last place. Where several names are walked at
+//! once, or a file is opened, openat2(2) gets RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS and RESOLVE_NO_MAGICLINKS. A second machine
+//! that moves folders at the same time changes nothing of that.
+//!
+//! What is known of a file is its name below its folder and its identity. Folders have a descriptor while they are in a bounded
+//! cache, open files have one; any other is found again by its names, and must be the same file then.
+
+mod attributes;
+mod files;
+mod folders;
+mod handles;
+mod listing;
+mod nodes;
+mod opening;
+mod owners;
+mod state;
+mod sys;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use virtio::fs::{Answer, Errno, FileSystem};
+
+pub use opening::ShareError;
+pub(crate) use opening::SharedFolder;
+
+use super::iovecs::IoVecs;
+use handles::Handles;
+use listing::Entries;
+use nodes::Nodes;
+
+/// The files of one boot.
+#[derive(Debug)]
+struct Share {
+    folder: Arc<SharedFolder>,
+    nodes: Nodes,
+    handles: Handles,
+    entries: Entries,
+    vecs: IoVecs,
+    /// The guest writes whole pages, which it reads before.
+    collects_writes: bool,
+}
+
+impl SharedFolder {
+    /// The file system for a boot.
+    pub(crate) fn file_system(self: &Arc<Self>) -> Box<dyn FileSystem> {
+        Box::new(Share::new(self.clone()))
+    }
+}
+
+impl Share {
+    fn new(folder: Arc<SharedFolder>) -> Self {
+        Share {
+            nodes: Nodes::new(&folder),
+            handles: Handles::new(folder.most_handles()),
+            entries: Entries::default(),
+            vecs: IoVecs::default(),
+            collects_writes: false,
+            folder,
+        }
+    }
+
+    /// Refuses what would change a share that is only read.
+    fn may_write(&self) -> Answer<()> {
+        if self.folder.options.read_only { Err(Errno::ROFS) } else { Ok(()) }
+    }
+}
+
+/// The host's error, for the guest.
+fn errno(error: rustix::io::Errno) -> Errno {
+    match Errno::new(error.raw_os_error()) {
+        // This process has too many open files: none of the guest's doing.
+        error if error == Errno::new(24) => Errno::NFILE,
+        // A link where there was none: RESOLVE_NO_SYMLINKS. A way out of the folder: RESOLVE_BENEATH.
+        error if error == Errno::LOOP || error == Errno::new(18) => Errno::STALE,
+        error => error,
+    }
+}

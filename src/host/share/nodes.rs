@@ -1,0 +1,290 @@
+//! The files that the guest knows: a table of names below folders.
+//!
+//! A node's number is a slot and the slot's generation, so that a number of the past, or one that was made up, is found out. A
+//! node is there while the guest has entries of it, has it open, or knows something below it.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use virtio::fs::{Answer, Errno, Node};
+
+use super::attributes::Identity;
+use super::opening::SharedFolder;
+
+/// Most nodes of a share, some 150 bytes each and their names.
+pub(super) const MOST_NODES: usize = 1 << 20;
+/// Deepest folder, from the shared one on. What the host's moves make of the table may be a circle.
+const MOST_DEPTH: usize = 4096;
+
+/// Index of a node's slot.
+pub(super) type Slot = u32;
+
+/// The shared folder itself; slot 0 is not used.
+pub(super) const ROOT: Slot = 1;
+
+/// A file, folder or link.
+#[derive(Debug)]
+pub(super) struct File {
+    pub(super) parent: Slot,
+    pub(super) name: Box<[u8]>,
+    pub(super) identity: Identity,
+    /// Entries that the guest has.
+    pub(super) lookups: u64,
+    /// Nodes whose parent it is.
+    pub(super) children: u32,
+    /// Its open files, in the order of opening.
+    pub(super) handles: Vec<Slot>,
+    /// Of a folder: its descriptor, while it is in the cache.
+    pub(super) folder: Option<Arc<OwnedFd>>,
+    /// It was used since the cache last looked.
+    pub(super) is_recent: bool,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    generation: u32,
+    file: Option<Box<File>>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    places: Vec<Place>,
+    free: Vec<Slot>,
+    /// By device and number.
+    known: HashMap<(u64, u64), Slot>,
+    /// Folders with a descriptor, the one to go first in front.
+    pub(super) open: std::collections::VecDeque<Slot>,
+    pub(super) most_open: usize,
+}
+
+impl Nodes {
+    pub(super) fn new(folder: &SharedFolder) -> Self {
+        let mut nodes = Nodes {
+            places: Vec::new(),
+            free: Vec::new(),
+            known: HashMap::new(),
+            open: std::collections::VecDeque::new(),
+            most_open: folder.most_folders(),
+        };
+        nodes.places.push(Place::default());
+        let root = File::new(ROOT, &[], folder.identity);
+        nodes.places.push(Place { generation: 0, file: Some(Box::new(root)) });
+        nodes.known.insert((folder.identity.device, folder.identity.ino), ROOT);
+        nodes
+    }
+
+    /// How many there are besides the root.
+    pub(super) fn len(&self) -> usize {
+        self.places.len() - 2 - self.free.len()
+    }
+
+    /// The slot of a number that the guest says.
+    pub(super) fn slot(&self, node: Node) -> Answer<Slot> {
+        let slot = u32::try_from(node.0 & 0xffff_ffff).map_err(|_| Errno::STALE)?;
+        let place = self.place(slot).ok_or(Errno::STALE)?;
+        let is_it = u64::from(place.generation) == node.0 >> 32 && place.file.is_some();
+        if is_it { Ok(slot) } else { Err(Errno::STALE) }
+    }
+
+    /// The number for the guest.
+    pub(super) fn number(&self, slot: Slot) -> Node {
+        let generation = self.place(slot).map_or(0, |place| place.generation);
+        Node(u64::from(generation) << 32 | u64::from(slot))
+    }
+
+    pub(super) fn generation(&self, slot: Slot) -> u32 {
+        self.place(slot).map_or(0, |place| place.generation)
+    }
+
+    pub(super) fn get(&self, slot: Slot) -> Answer<&File> {
+        self.place(slot).and_then(|place| place.file.as_deref()).ok_or(Errno::STALE)
+    }
+
+    pub(super) fn get_mut(&mut self, slot: Slot) -> Answer<&mut File> {
+        let place = usize::try_from(slot).ok().and_then(|at| self.places.get_mut(at));
+        place.and_then(|place| place.file.as_deref_mut()).ok_or(Errno::STALE)
+    }
+
+    /// All in use, in the order of their slots.
+    pub(super) fn all(&self) -> impl Iterator<Item = (Slot, &File)> {
+        (0..).zip(&self.places).filter_map(|(slot, place)| Some((slot, place.file.as_deref()?)))
+    }
+
+    /// The node of a file that was found as `name` in `parent`: the one that is known by its identity, under its new name, or
+    /// another one. `is_new`: it was just made, so what is known under its number is gone.
+    pub(super) fn intern(
+        &mut self,
+        parent: Slot,
+        name: &[u8],
+        identity: Identity,
+        is_new: bool,
+    ) -> Answer<Slot> {
+        let key = (identity.device, identity.ino);
+        if let Some(slot) = self.known.get(&key).copied()
+            && !is_new
+            && self.get(slot)?.identity == identity
+        {
+            self.rename(slot, parent, name);
+            return Ok(slot);
+        }
+        if self.len() >= MOST_NODES {
+            return Err(Errno::NFILE);
+        }
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                self.places.push(Place::default());
+                Slot::try_from(self.places.len() - 1).map_err(|_| Errno::NFILE)?
+            }
+        };
+        self.put(slot, File::new(parent, name, identity));
+        Ok(slot)
+    }
+
+    /// Puts a file into an empty slot.
+    fn put(&mut self, slot: Slot, file: File) {
+        let (parent, key) = (file.parent, (file.identity.device, file.identity.ino));
+        if let Ok(parent) = self.get_mut(parent) {
+            parent.children += 1;
+        }
+        if let Some(place) = usize::try_from(slot).ok().and_then(|at| self.places.get_mut(at)) {
+            place.file = Some(Box::new(file));
+        }
+        self.known.insert(key, slot);
+    }
+
+    /// A node has this name from now on.
+    pub(super) fn rename(&mut self, slot: Slot, parent: Slot, name: &[u8]) {
+        let Ok(file) = self.get_mut(slot) else { return };
+        // A folder that is mounted below itself: the host can do that, and names go on from the outer one.
+        if slot == ROOT || slot == parent || (file.parent == parent && *file.name == *name) {
+            return;
+        }
+        file.name = name.into();
+        let old = std::mem::replace(&mut file.parent, parent);
+        if old != parent {
+            if let Ok(parent) = self.get_mut(parent) {
+                parent.children += 1;
+            }
+            self.lose_child(old);
+        }
+    }
+
+    /// The node that is known by its identity.
+    pub(super) fn find(&self, identity: Identity) -> Option<Slot> {
+        let slot = *self.known.get(&(identity.device, identity.ino))?;
+        self.get(slot).is_ok_and(|file| file.identity == identity).then_some(slot)
+    }
+
+    /// The guest gives back `count` entries.
+    pub(super) fn forget(&mut self, slot: Slot, count: u64) {
+        if let Ok(file) = self.get_mut(slot) {
+            file.lookups = file.lookups.saturating_sub(count);
+            self.drop_unused(slot);
+        }
+    }
+
+    fn lose_child(&mut self, slot: Slot) {
+        if let Ok(file) = self.get_mut(slot) {
+            file.children = file.children.saturating_sub(1);
+            self.drop_unused(slot);
+        }
+    }
+
+    /// Drops a node that nothing needs, and then its folders.
+    pub(super) fn drop_unused(&mut self, slot: Slot) {
+        let mut slot = slot;
+        while slot != ROOT {
+            let Ok(file) = self.get(slot) else { return };
+            if file.lookups > 0 || file.children > 0 || !file.handles.is_empty() {
+                return;
+            }
+            let (parent, key) = (file.parent, (file.identity.device, file.identity.ino));
+            if file.folder.is_some() {
+                self.open.retain(|open| *open != slot);
+            }
+            if self.known.get(&key) == Some(&slot) {
+                self.known.remove(&key);
+            }
+            if let Some(place) = usize::try_from(slot).ok().and_then(|at| self.places.get_mut(at)) {
+                place.file = None;
+                place.generation = place.generation.wrapping_add(1);
+            }
+            self.free.push(slot);
+            if let Ok(parent) = self.get_mut(parent) {
+                parent.children = parent.children.saturating_sub(1);
+            }
+            slot = parent;
+        }
+    }
+
+    /// The names from the root to a node.
+    pub(super) fn names(&self, slot: Slot) -> Answer<Vec<&[u8]>> {
+        let (mut names, mut at) = (Vec::new(), slot);
+        while at != ROOT {
+            if names.len() == MOST_DEPTH {
+                return Err(Errno::STALE);
+            }
+            let file = self.get(at)?;
+            names.push(&*file.name);
+            at = file.parent;
+        }
+        names.reverse();
+        Ok(names)
+    }
+
+    fn place(&self, slot: Slot) -> Option<&Place> {
+        self.places.get(usize::try_from(slot).ok()?)
+    }
+
+    /// Puts back nodes that were saved, into a table that has none: slot, generation and file, in any order. The free slots between
+    /// them keep no generation, and need none: no number of them is known.
+    pub(super) fn restore(&mut self, saved: Vec<(Slot, u32, File)>) -> Result<(), &'static str> {
+        let Some(last) = saved.iter().map(|(slot, ..)| *slot).max() else { return Ok(()) };
+        let most = usize::try_from(last).unwrap_or(usize::MAX);
+        // A table is as long as it was once: longer than what is in use, and not beyond measure.
+        if saved.len() > MOST_NODES || most > MOST_NODES + 2 {
+            return Err("it has more files than a share knows");
+        }
+        self.places.resize_with(most + 1, Place::default);
+        for (slot, generation, file) in saved {
+            let place = usize::try_from(slot).ok().and_then(|at| self.places.get_mut(at));
+            let Some(place) = place.filter(|place| slot > ROOT && place.file.is_none()) else {
+                return Err("two files have one number");
+            };
+            place.generation = generation;
+            self.put(slot, file);
+        }
+        let mut children: HashMap<Slot, u32> = HashMap::new();
+        for (_, file) in self.all().filter(|(slot, _)| *slot != ROOT) {
+            if !self.get(file.parent).is_ok_and(|parent| parent.identity.is_folder()) {
+                return Err("a file lies in no folder");
+            }
+            *children.entry(file.parent).or_default() += 1;
+        }
+        for at in 1..=last {
+            match self.get_mut(at) {
+                Ok(file) => file.children = children.get(&at).copied().unwrap_or(0),
+                Err(_) => self.free.push(at),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl File {
+    pub(super) fn new(parent: Slot, name: &[u8], identity: Identity) -> Self {
+        File {
+            parent,
+            name: name.into(),
+            identity,
+            lookups: 0,
+            children: 0,
+            handles: Vec::new(),
+            folder: None,
+            is_recent: false,
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What a machine has of a shared folder from its start to its end: an open folder and how it is shared.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use virtio::fs::Caching;
+
+use super::attributes::{Identity, stat_of};
+use super::sys;
+use crate::host::lock::user;
+use crate::spec::{ShareCache, ShareOwner, ShareSpec};
+
+/// Why a folder cannot be shared.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ShareError {
+    /// It is not there.
+    #[error(
+        "the folder {path} of `--share` does not exist; make it with `mkdir -p {path}`, or name another",
+        path = path.display()
+    )]
+    Missing {
+        /// The path.
+        path: PathBuf,
+    },
+    /// It is something else.
+    #[error("{path} of `--share` is no folder; name a folder, such as the one that it is in", path = path.display())]
+    NoFolder {
+        /// The path.
+        path: PathBuf,
+    },
+    /// This user may not list it.
+    #[error(
+        "the folder {path} of `--share` may not be read by this user; `chmod u+rx {path}` as its owner, or name another",
+        path = path.display()
+    )]
+    Denied {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Any other error.
+    #[error("the folder {path} of `--share` cannot be opened", path = path.display())]
+    Host {
+        /// The path.
+        path: PathBuf,
+        /// The host's error.
+        source: io::Error,
+    },
+}
+
+/// How it is shared.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Options {
+    pub(super) read_only: bool,
+    pub(super) caching: Caching,
+    pub(super) owner: ShareOwner,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct SharedFolder {
+    pub(super) root: Arc<OwnedFd>,
+    pub(super) identity: Identity,
+    pub(super) options: Options,
+    /// User and group of this process, who own what the guest makes.
+    pub(super) user: u32,
+    pub(super) group: u32,
+    /// Permissions that this process takes from new files.
+    pub(super) umask: u32,
+    /// Files that this process may have open.
+    pub(super) most_files: usize,
+}
+
+impl SharedFolder {
+    /// Opens the folder of `spec`.
+    ///
+    /// # Errors
+    /// [`ShareError`], with its cure.
+    pub(crate) fn open(spec: &ShareSpec) -> Result<Arc<Self>, ShareError> {
+        let path = spec.path.as_path();
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let told = |error: rustix::io::Errno| told(path, error.into());
+        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(told)?;
+        let found = stat_of(&root).map_err(told)?;
+        let caching = match spec.cache.unwrap_or_default() {
+            ShareCache::Auto => Caching::Auto,
+            ShareCache::Always => Caching::Always,
+            ShareCache::Never => Caching::Never,
+        };
+        let options = Options { read_only: spec.read_only, caching, owner: spec.owner.unwrap_or_default() };
+        Ok(Arc::new(SharedFolder {
+            identity: Identity::of(&found),
+            root: Arc::new(root),
+            options,
+            user: user(),
+            group: sys::group(),
+            umask: umask(),
+            most_files: sys::most_open_files(),
+        }))
+    }
+
+    /// Most files and folders that the guest may have open: a quarter of what this process may.
+    pub(super) fn most_handles(&self) -> usize {
+        (self.most_files / 4).clamp(64, 1 << 16)
+    }
+
+    /// Most folders that are kept open for the names in them.
+    pub(super) fn most_folders(&self) -> usize {
+        (self.most_files / 16).clamp(16, 512)
+    }
+}
+
+fn told(path: &Path, source: io::Error) -> ShareError {
+    let path = path.to_path_buf();
+    match source.kind() {
+        io::ErrorKind::NotFound => ShareError::Missing { path },
+        io::ErrorKind::NotADirectory => ShareError::NoFolder { path },
+        io::ErrorKind::PermissionDenied => ShareError::Denied { path },
+        _ => ShareError::Host { path, source },
+    }
+}
+
+/// The process's umask, which umask(2) tells only by changing it.
+fn umask() -> u32 {
+    let text = File::open("/proc/self/status").and_then(io::read_to_string).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Umask:"));
+    line.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o022)
+}

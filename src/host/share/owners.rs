@@ -1,0 +1,123 @@
+//! Owners and permissions of the guest that the host's file does not have: in an extended attribute, as rootless podman keeps
+//! them (`containers/storage`): `user.containers.override_stat` = `uid:gid:mode`.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::fs::{Statx, XattrFlags};
+use virtio::fs::{Answer, Errno};
+
+use super::attributes::{FILE, FOLDER, KIND};
+use super::nodes::{ROOT, Slot};
+use super::{Share, errno};
+use crate::spec::ShareOwner;
+
+/// Name of the attribute, which the guest does not see.
+pub(super) const NAME: &[u8] = b"user.containers.override_stat";
+
+/// Owner, group and permissions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Override {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Without the kind.
+    pub(super) mode: u32,
+}
+
+impl Override {
+    fn parse(text: &[u8]) -> Option<Self> {
+        let mut fields = std::str::from_utf8(text).ok()?.split(':');
+        let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        let mode = u32::from_str_radix(fields.next()?, 8).ok()? & 0o7777;
+        Some(Override { uid, gid, mode })
+    }
+
+    fn text(self) -> String {
+        format!("{}:{}:0{:o}", self.uid, self.gid, self.mode)
+    }
+}
+
+/// A path for the calls that take no descriptor: the kernel's own link to a descriptor of this process, and a name in it that the
+/// calls beginning with `l` do not follow.
+pub(super) fn proc_path(fd: &OwnedFd, name: Option<&[u8]>) -> Vec<u8> {
+    let mut path = format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes();
+    if let Some(name) = name {
+        path.push(b'/');
+        path.extend(name);
+    }
+    path
+}
+
+impl Share {
+    /// Where the extended attributes of a file are, and whether that is a link of this process that has to be followed.
+    pub(super) fn xattr_path(&mut self, slot: Slot) -> Answer<(Vec<u8>, bool, std::sync::Arc<OwnedFd>)> {
+        if let Some(open) = self.any_open(slot) {
+            return Ok((proc_path(&open, None), true, open));
+        }
+        if slot == ROOT || self.nodes.get(slot)?.identity.is_folder() {
+            let folder = self.folder(slot)?;
+            return Ok((proc_path(&folder, None), true, folder));
+        }
+        let (folder, name) = self.place(slot)?;
+        Ok((proc_path(&folder, Some(&name)), false, folder))
+    }
+
+    /// What is kept of a file's owner, where owners are kept.
+    pub(super) fn override_of(&mut self, slot: Slot, stat: &Statx) -> Option<Override> {
+        let kind = u32::from(stat.stx_mode) & KIND;
+        // The host keeps attributes of users on these only.
+        if self.folder.options.owner != ShareOwner::Xattr || !matches!(kind, FILE | FOLDER) {
+            return None;
+        }
+        let (path, follows, _fd) = self.xattr_path(slot).ok()?;
+        let mut text = [0; 64];
+        let len = if follows {
+            rustix::fs::getxattr(path.as_slice(), NAME, &mut text)
+        } else {
+            rustix::fs::lgetxattr(path.as_slice(), NAME, &mut text)
+        };
+        Override::parse(text.get(..len.ok()?)?)
+    }
+
+    /// Keeps them; nothing where owners are not kept.
+    pub(super) fn keep_override(&mut self, slot: Slot, owned: Override) -> Answer<()> {
+        let (path, follows, _fd) = self.xattr_path(slot)?;
+        let (text, flags) = (owned.text(), XattrFlags::empty());
+        let result = if follows {
+            rustix::fs::setxattr(path.as_slice(), NAME, text.as_bytes(), flags)
+        } else {
+            rustix::fs::lsetxattr(path.as_slice(), NAME, text.as_bytes(), flags)
+        };
+        match result {
+            // Links, FIFOs and sockets have none.
+            Err(rustix::io::Errno::PERM) => Ok(()),
+            result => result.map_err(errno),
+        }
+    }
+
+    /// Whether owners are kept.
+    pub(super) fn keeps_owners(&self) -> bool {
+        self.folder.options.owner == ShareOwner::Xattr
+    }
+}
+
+/// Whether the guest may use the attribute `name`: those of users. `security.` and `trusted.` are the host's.
+pub(super) fn is_users(name: &[u8]) -> Answer<()> {
+    if name.starts_with(b"user.") && name != NAME { Ok(()) } else { Err(Errno::NOTSUP) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_that_of_containers_storage() {
+        let owned = Override { uid: 1000, gid: 0, mode: 0o4755 };
+        assert_eq!(owned.text(), "1000:0:04755");
+        for text in ["1000:0:04755", "1000:0:4755", "1000:0:0104755:file"] {
+            assert_eq!(Override::parse(text.as_bytes()), Some(owned), "{text}");
+        }
+        for wrong in ["", "1000:0", "x:0:0", "1:2:9", "-1:0:0", "\u{fe}"] {
+            assert_eq!(Override::parse(wrong.as_bytes()), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What is saved of a share: which names and open files the guest has numbers for. The files are opened again by their names, and
+//! must be the same ones; what is gone is stale (ESTALE).
+
+use devices::component::{StateError, hex};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use virtio::fs::OpenMode;
+
+use super::Share;
+use super::attributes::Identity;
+use super::handles::Open;
+use super::nodes::{File, ROOT, Slot};
+
+const KIND: &str = "virtio-fs";
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedShare {
+    collects_writes: bool,
+    /// Device of the shared folder: another one on another host.
+    device: u64,
+    root_lookups: u64,
+    nodes: Vec<SavedNode>,
+    handles: Vec<SavedHandle>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedNode {
+    slot: Slot,
+    generation: u32,
+    parent: Slot,
+    #[serde(with = "hex")]
+    name: Vec<u8>,
+    identity: Identity,
+    lookups: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SavedHandle {
+    slot: Slot,
+    generation: u32,
+    node: Slot,
+    mode: OpenMode,
+    is_folder: bool,
+}
+
+impl Share {
+    pub(super) fn saved(&self) -> Result<Value, StateError> {
+        let nodes = self.nodes.all().filter(|(slot, _)| *slot != ROOT).map(|(slot, file)| SavedNode {
+            slot,
+            generation: self.nodes.generation(slot),
+            parent: file.parent,
+            name: file.name.to_vec(),
+            identity: file.identity,
+            lookups: file.lookups,
+        });
+        let handles = self.handles.all().map(|(slot, generation, open)| SavedHandle {
+            slot,
+            generation,
+            node: open.node,
+            mode: open.mode,
+            is_folder: open.is_folder,
+        });
+        let saved = SavedShare {
+            collects_writes: self.collects_writes,
+            device: self.folder.identity.device,
+            root_lookups: self.nodes.get(ROOT).map_or(0, |root| root.lookups),
+            nodes: nodes.collect(),
+            handles: handles.collect(),
+        };
+        serde_json::to_value(saved).map_err(|error| StateError::refused(KIND, error))
+    }
+
+    pub(super) fn loaded(&mut self, state: &Value) -> Result<(), StateError> {
+        let damaged = |reason: &str| StateError::damaged(KIND, reason);
+        let saved = SavedShare::deserialize(state).map_err(|error| StateError::damaged(KIND, error))?;
+        let mut new = Share::new(self.folder.clone());
+        new.collects_writes = saved.collects_writes;
+        let own = self.folder.identity.device;
+        let mut nodes = Vec::with_capacity(saved.nodes.len());
+        for node in saved.nodes {
+            if virtio::fs::Name::new(&node.name).is_err() {
+                return Err(damaged("a file has a name that no file can have"));
+            }
+            let mut identity = node.identity;
+            if identity.device == saved.device {
+                identity.device = own;
+            }
+            let file = File { lookups: node.lookups, ..File::new(node.parent, &node.name, identity) };
+            nodes.push((node.slot, node.generation, file));
+        }
+        new.nodes.restore(nodes).map_err(damaged)?;
+        if let Ok(root) = new.nodes.get_mut(ROOT) {
+            root.lookups = saved.root_lookups;
+        }
+        let mut handles = Vec::with_capacity(saved.handles.len());
+        for handle in saved.handles {
+            let SavedHandle { slot, generation, node, mode, is_folder } = handle;
+            let Ok(file) = new.nodes.get_mut(node) else {
+                return Err(damaged("an open file is none of the share's"));
+            };
+            file.handles.push(slot);
+            handles.push((slot, generation, Open { fd: None, node, mode, is_folder }));
+        }
+        let opened: Vec<_> = handles.into_iter().map(|handle| new.reopened(handle)).collect();
+        new.handles.restore(opened).map_err(damaged)?;
+        *self = new;
+        Ok(())
+    }
+
+    /// Opens a file that was open, if it is still there.
+    fn reopened(&mut self, (slot, generation, open): (Slot, u32, Open)) -> (Slot, u32, Open) {
+        let fd = if open.is_folder {
+            self.open_for_listing(open.node)
+        } else if self.folder.options.read_only && open.mode.write {
+            Err(virtio::fs::Errno::ROFS)
+        } else {
+            self.open_node(open.node, OpenMode { truncate: false, exclusive: false, ..open.mode })
+        };
+        (slot, generation, Open { fd: fd.ok().map(std::sync::Arc::new), ..open })
+    }
+}

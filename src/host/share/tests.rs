@@ -1,0 +1,680 @@
+//! The files of a share, as a guest's requests reach them, in a temporary folder beside which lies something secret.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tempfile::TempDir;
+use virtio::fs::{
+    Answer, Caller, Change, Entry, Errno, FileSystem, Handle, Name, New, Node, OpenMode, Rename, Seek,
+    SetTime, SetXattr, Space, Time,
+};
+use virtio::memory::{Memory, Segment};
+use virtio::testing::memory;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::*;
+use crate::spec::{ShareOwner, ShareSpec};
+
+const READ: OpenMode =
+    OpenMode { read: true, write: false, append: false, sync: false, truncate: false, exclusive: false };
+const WRITE: OpenMode = OpenMode { write: true, ..READ };
+
+/// A share, what is outside of it, and a guest's memory.
+struct World {
+    base: TempDir,
+    share: Share,
+    memory: Memory,
+}
+
+fn name(bytes: &[u8]) -> Name<'_> {
+    Name::new(bytes).unwrap()
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(|spec| spec)
+    }
+
+    fn with(spec: impl FnOnce(ShareSpec) -> ShareSpec) -> Self {
+        let base = tempfile::tempdir().unwrap();
+        fs::create_dir(base.path().join("dir")).unwrap();
+        fs::write(base.path().join("secret"), "secret").unwrap();
+        let spec = spec(ShareSpec::new(base.path().join("dir")));
+        let share = Share::new(SharedFolder::open(&spec).unwrap());
+        World { base, share, memory: memory(1 << 20).0 }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.base.path().join("dir").join(name)
+    }
+
+    fn find(&mut self, parent: Node, of: &str) -> Answer<Entry> {
+        self.share.lookup(parent, name(of.as_bytes()))
+    }
+
+    fn node(&mut self, path: &str) -> Node {
+        path.split('/').fold(Node::ROOT, |parent, name| self.find(parent, name).unwrap().node)
+    }
+
+    fn folder(&mut self, parent: Node, of: &str) -> Node {
+        self.share.make(parent, name(of.as_bytes()), New::Folder(0o755), Caller::default()).unwrap().node
+    }
+
+    fn create(&mut self, of: &str) -> (Node, Handle) {
+        let made =
+            self.share.create(Node::ROOT, name(of.as_bytes()), 0o644, WRITE, Caller::default()).unwrap();
+        (made.0.node, made.1)
+    }
+
+    fn put(&mut self, handle: Handle, offset: u64, bytes: &[u8]) -> Answer<u64> {
+        self.memory.write_slice(bytes, GuestAddress(0)).unwrap();
+        // In two pieces.
+        let half = bytes.len() / 2;
+        let pieces = [(0, half), (half, bytes.len() - half)]
+            .map(|(at, len)| Segment { address: GuestAddress(at as u64), len: u32::try_from(len).unwrap() });
+        self.share.write(handle, offset, &self.memory, &pieces, false)
+    }
+
+    fn take(&mut self, handle: Handle, offset: u64) -> Answer<Vec<u8>> {
+        let room = [Segment { address: GuestAddress(0x8000), len: 64 }];
+        let len = self.share.read(handle, offset, &self.memory, &room)?;
+        let mut bytes = vec![0; usize::try_from(len).unwrap()];
+        self.memory.read_slice(&mut bytes, GuestAddress(0x8000)).unwrap();
+        Ok(bytes)
+    }
+
+    fn moved(&mut self) {
+        let state = self.share.save().unwrap();
+        let mut new = Share::new(self.share.folder.clone());
+        new.load(&state).unwrap();
+        assert_eq!(new.save().unwrap(), state);
+        self.share = new;
+    }
+
+    /// Nothing outside is there that was not, or is changed.
+    fn is_contained(&self) {
+        let names: Vec<_> =
+            fs::read_dir(self.base.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 2, "{names:?}");
+        let secret = self.base.path().join("secret");
+        assert_eq!(fs::read(&secret).unwrap(), b"secret");
+        assert_eq!(fs::metadata(secret).unwrap().mode() & 0o7777, 0o644);
+    }
+}
+
+fn of(error: Errno) -> Answer<Vec<u8>> {
+    Err(error)
+}
+
+#[test]
+fn file_is_made_written_read_and_removed_while_it_is_open() {
+    let mut world = World::new();
+    let (node, handle) = world.create("a");
+    assert_eq!(world.put(handle, 2, b"hello"), Ok(5));
+    assert_eq!(fs::read(world.path("a")).unwrap(), b"\0\0hello");
+    assert_eq!(world.take(handle, 3), Ok(b"ello".to_vec()));
+    assert_eq!(world.take(handle, 100), Ok(vec![]));
+    world.share.remove(Node::ROOT, name(b"a"), false).unwrap();
+    assert!(!world.path("a").exists());
+    // It lives on while it is open.
+    assert_eq!(world.take(handle, 3), Ok(b"ello".to_vec()));
+    let attr = world.share.attr(node, None).unwrap();
+    assert_eq!((attr.size, attr.nlink, attr.uid, attr.gid), (7, 0, 0, 0));
+    let change = Change { size: Some(1), mode: Some(0o600), mtime: Some(SetTime::Now), ..Change::default() };
+    assert_eq!(world.share.set_attr(node, Some(handle), &change).unwrap().size, 1);
+    world.share.release(handle);
+    assert_eq!(world.take(handle, 0), of(Errno::BADF));
+    assert_eq!(world.share.attr(node, None), Err(Errno::STALE));
+    world.share.forget(node, u64::MAX);
+    assert_eq!((world.share.nodes.len(), world.share.handles.len()), (0, 0));
+}
+
+#[test]
+fn links_are_text_and_lead_nowhere() {
+    let mut world = World::new();
+    symlink("../secret", world.path("up")).unwrap();
+    symlink("/etc", world.path("etc")).unwrap();
+    symlink(".", world.path("here")).unwrap();
+    for (link, text) in [("up", "../secret"), ("etc", "/etc"), ("here", ".")] {
+        let entry = world.find(Node::ROOT, link).unwrap();
+        assert_eq!(entry.attr.mode & 0o170_000, 0o120_000);
+        let mut read = Vec::new();
+        world.share.read_link(entry.node, &mut read).unwrap();
+        assert_eq!(read, text.as_bytes());
+        assert!(world.share.open(entry.node, WRITE).is_err());
+        assert!(world.share.open_folder(entry.node).is_err());
+        assert_eq!(world.find(entry.node, "passwd").unwrap_err(), Errno::NOTDIR);
+        assert!(world.share.make(entry.node, name(b"x"), New::File(0o644), Caller::default()).is_err());
+        let change = Change { mode: Some(0o777), ..Change::default() };
+        assert_eq!(world.share.set_attr(entry.node, None, &change), Err(Errno::NOTSUP));
+        assert!(world.share.set_attr(entry.node, None, &Change { size: Some(0), ..change }).is_err());
+        assert!(world.share.set_xattr(entry.node, b"user.x", b"1", SetXattr::Any).is_err());
+    }
+    let made = world.share.create(Node::ROOT, name(b"up"), 0o644, WRITE, Caller::default());
+    assert!(made.is_err(), "{made:?}");
+    let made =
+        world.share.make(Node::ROOT, name(b"l"), New::Link(b"/etc/passwd"), Caller::default()).unwrap();
+    assert_eq!(fs::read_link(world.path("l")).unwrap(), Path::new("/etc/passwd"));
+    let change = Change { mtime: Some(SetTime::At(Time { seconds: 5, nanos: 0 })), ..Change::default() };
+    assert_eq!(world.share.set_attr(made.node, None, &change).unwrap().mtime.seconds, 5);
+    world.is_contained();
+}
+
+#[test]
+fn folders_that_become_links_lead_nowhere() {
+    let mut world = World::new();
+    let folder = world.folder(Node::ROOT, "f");
+    let inner = world.folder(folder, "g");
+    fs::write(world.path("f/g/secret"), "mine").unwrap();
+    let file = world.find(inner, "secret").unwrap().node;
+    // The host replaces the folder by a way out while nothing of it is open here.
+    world.share.nodes.close_folders(100);
+    world.share.nodes.close_folders(100);
+    fs::rename(world.path("f/g"), world.path("old")).unwrap();
+    symlink("../..", world.path("f/g")).unwrap();
+    assert_eq!(world.share.open(file, READ), Err(Errno::STALE));
+    assert_eq!(world.share.attr(file, None), Err(Errno::STALE));
+    assert_eq!(world.find(inner, "secret").unwrap_err(), Errno::STALE);
+    let change = Change { mode: Some(0o777), size: Some(0), ..Change::default() };
+    assert_eq!(world.share.set_attr(file, None, &change), Err(Errno::STALE));
+    assert_eq!(world.share.remove(inner, name(b"secret"), false), Err(Errno::STALE));
+    // Found again under its new name, it is the same node.
+    assert_eq!(world.find(Node::ROOT, "old").unwrap().node, inner);
+    assert_eq!(world.find(inner, "secret").unwrap().node, file);
+    world.is_contained();
+}
+
+#[test]
+fn moves_of_another_machine_in_a_loop_open_no_way_out() {
+    let mut world = World::new();
+    for path in ["a", "a/b", "a/b/c", "x"] {
+        fs::create_dir(world.path(path)).unwrap();
+    }
+    fs::write(world.path("a/b/c/secret"), "mine").unwrap();
+    symlink("../..", world.path("link")).unwrap();
+    let folder = world.share.folder.clone();
+    let (c, file) = (world.node("a/b/c"), world.node("a/b/c/secret"));
+    let end = AtomicBool::new(false);
+    let root = world.path("");
+    std::thread::scope(|scope| {
+        let mover = scope.spawn(|| {
+            let at = |name: &str| root.join(name);
+            while !end.load(Ordering::Relaxed) {
+                // The folder leaves, and a link is in its place.
+                let _ = fs::rename(at("a/b"), at("x/b"));
+                let _ = fs::rename(at("link"), at("a/b"));
+                let _ = fs::rename(at("a/b"), at("link"));
+                let _ = fs::rename(at("x/b"), at("a/b"));
+            }
+        });
+        let mut found = 0;
+        for round in 0..20_000 {
+            world.share.nodes.close_folders(100);
+            if let Ok(handle) = world.share.open(file, READ) {
+                assert_eq!(world.take(handle, 0), Ok(b"mine".to_vec()));
+                world.share.release(handle);
+                found += 1;
+            }
+            let _ = world.find(c, "secret").map(|entry| assert_eq!(entry.attr.size, 4));
+            if let Ok(entry) = world.find(Node::ROOT, "a")
+                && let Ok(entry) = world.find(entry.node, "b")
+            {
+                assert!(world.find(entry.node, "secret").is_err());
+            }
+            if round > 500 && found > 50 {
+                break;
+            }
+        }
+        end.store(true, Ordering::Relaxed);
+        mover.join().unwrap();
+        assert!(found > 0);
+    });
+    assert!(world.share.nodes.len() < 10 && folder.identity == world.share.folder.identity);
+    world.is_contained();
+}
+
+#[test]
+fn numbers_that_were_made_up_are_errors() {
+    let mut world = World::new();
+    let (node, handle) = world.create("a");
+    let stale = [0, 2 + node.0, 3, 1 << 32 | 1, node.0 | 1 << 40, u64::MAX, u64::MAX >> 32];
+    for number in stale.map(Node) {
+        assert_eq!(world.find(number, "a").unwrap_err(), Errno::STALE, "{number:?}");
+        assert_eq!(world.share.attr(number, None), Err(Errno::STALE));
+        assert_eq!(world.share.open(number, READ), Err(Errno::STALE));
+        world.share.forget(number, u64::MAX);
+    }
+    for number in [handle.0 + 1, 1 << 32, u64::MAX].map(Handle) {
+        assert_eq!(world.take(number, 0), of(Errno::BADF));
+        assert_eq!(world.share.sync(number, true), Err(Errno::BADF));
+        world.share.release(number);
+    }
+    assert_eq!(world.find(node, "a").unwrap_err(), Errno::NOTDIR);
+    // Offsets that no file can have.
+    assert!(world.put(handle, u64::MAX, b"x").is_err() && world.take(handle, u64::MAX).is_err());
+    // The root cannot be forgotten, and is no name in a folder.
+    world.share.forget(Node::ROOT, u64::MAX);
+    assert!(world.share.attr(Node::ROOT, None).is_ok());
+    assert!(world.share.link(Node::ROOT, Node::ROOT, name(b"r")).is_err());
+    assert!(
+        world.share.set_attr(Node::ROOT, None, &Change { mode: Some(0o700), ..Change::default() }).is_ok()
+    );
+    // A file's number comes again with another generation.
+    world.share.release(handle);
+    world.share.remove(Node::ROOT, name(b"a"), false).unwrap();
+    world.share.forget(node, 1);
+    let (second, _) = world.create("a");
+    assert!(second != node && second.0 & 0xffff_ffff == node.0 & 0xffff_ffff);
+    assert_eq!(world.share.attr(node, None), Err(Errno::STALE));
+}
+
+#[test]
+fn a_share_that_is_only_read_stays_as_it_is() {
+    let mut world = World::with(ShareSpec::read_only);
+    fs::write(world.path("a"), "text").unwrap();
+    let node = world.node("a");
+    let (root, rofs) = (Node::ROOT, Errno::ROFS);
+    assert_eq!(world.share.open(node, WRITE), Err(rofs));
+    assert_eq!(world.share.create(root, name(b"b"), 0o644, WRITE, Caller::default()).unwrap_err(), rofs);
+    assert_eq!(world.share.make(root, name(b"b"), New::Folder(0o755), Caller::default()).unwrap_err(), rofs);
+    assert_eq!(world.share.remove(root, name(b"a"), false), Err(rofs));
+    assert_eq!(world.share.rename((root, name(b"a")), (root, name(b"b")), Rename::Replace), Err(rofs));
+    assert_eq!(world.share.link(node, root, name(b"b")).unwrap_err(), rofs);
+    assert_eq!(world.share.set_attr(node, None, &Change { size: Some(0), ..Change::default() }), Err(rofs));
+    assert_eq!(world.share.set_xattr(node, b"user.x", b"", SetXattr::Any), Err(rofs));
+    assert_eq!(world.share.remove_xattr(node, b"user.x"), Err(rofs));
+    let handle = world.share.open(node, READ).unwrap();
+    assert_eq!(world.put(handle, 0, b"x"), Err(Errno::BADF));
+    assert!(world.share.allocate(handle, 0, 10, Space::Allocate { keep_size: false }).is_err());
+    assert_eq!(fs::read(world.path("a")).unwrap(), b"text");
+}
+
+#[test]
+fn rights_of_the_host_are_not_given_away() {
+    let mut world = World::new();
+    let mode = |path: PathBuf| fs::symlink_metadata(path).unwrap().mode() & 0o7777;
+    for (made, new) in [
+        ("file", New::File(0o6777)),
+        ("folder", New::Folder(0o7777)),
+        ("fifo", New::Fifo(0o666)),
+        ("socket", New::Socket(0o600)),
+    ] {
+        let entry = world.share.make(Node::ROOT, name(made.as_bytes()), new, Caller::default()).unwrap();
+        assert_eq!(entry.attr.mode & 0o777, mode(world.path(made)) & 0o777);
+    }
+    // The guest's umask counts, and the bits that give rights do not.
+    assert_eq!((mode(world.path("file")), mode(world.path("folder"))), (0o777, 0o1777));
+    let (fifo, socket) = (world.node("fifo"), world.node("socket"));
+    assert!(fs::metadata(world.path("fifo")).unwrap().file_type().is_fifo());
+    // The guest's kernel opens these itself; here nobody waits for their other end.
+    assert_eq!(world.share.open(fifo, READ), Err(Errno::ACCES));
+    assert_eq!(world.share.open(socket, WRITE), Err(Errno::ACCES));
+    let file = world.node("file");
+    let change = Change { mode: Some(0o4755), uid: Some(33), gid: Some(33), ..Change::default() };
+    let attr = world.share.set_attr(file, None, &change).unwrap();
+    assert_eq!((attr.mode & 0o7777, attr.uid, mode(world.path("file"))), (0o755, 0, 0o755));
+    let (created, handle) =
+        world.share.create(Node::ROOT, name(b"c"), 0o6666, WRITE, Caller::default()).unwrap();
+    assert_eq!((created.attr.mode & 0o7777, mode(world.path("c"))), (0o666, 0o666));
+    // A file that becomes a FIFO is not opened.
+    world.share.release(handle);
+    fs::rename(world.path("fifo"), world.path("c")).unwrap();
+    assert!(world.share.open(created.node, READ).is_err());
+    assert!(world.share.create(Node::ROOT, name(b"c"), 0o600, WRITE, Caller::default()).is_err());
+}
+
+#[test]
+fn names_of_any_bytes_are_listed_with_and_without_attributes() {
+    let mut world = World::new();
+    let names: Vec<Vec<u8>> = (1..=255u8)
+        .filter(|byte| *byte != b'/' && *byte != b'.')
+        .map(|byte| vec![byte; if byte % 2 == 0 { 1 } else { 255 }])
+        .collect();
+    for of in &names {
+        world.share.make(Node::ROOT, name(of), New::File(0o600), Caller::default()).unwrap();
+    }
+    assert_eq!(world.listed(true), names.len() + 2);
+    assert_eq!(world.listed(false), names.len() + 2);
+}
+
+impl World {
+    /// How many entries the root has, by listings of a few at a time, with steps back.
+    fn listed(&mut self, plus: bool) -> usize {
+        let handle = self.share.open_folder(Node::ROOT).unwrap();
+        let all = virtio::fs::testing::list(&mut self.share, handle, 4096, plus);
+        // The same from a place in the middle, as seekdir(3) goes.
+        let (half, _) = all[all.len() / 2].clone();
+        let again = virtio::fs::testing::list_from(&mut self.share, handle, half, 4096, plus);
+        assert_eq!(again, all[all.len() / 2 + 1..]);
+        self.share.release(handle);
+        all.len()
+    }
+}
+
+#[test]
+fn a_hundred_thousand_files_take_few_descriptors_and_go_when_forgotten() {
+    let mut world = World::new();
+    fs::create_dir(world.path("d")).unwrap();
+    for n in 0..100_000 {
+        fs::File::create(world.path(&format!("d/{n}"))).unwrap();
+    }
+    let before = fs::read_dir("/proc/self/fd").unwrap().count();
+    let folder = world.node("d");
+    let handle = world.share.open_folder(folder).unwrap();
+    let all = virtio::fs::testing::list(&mut world.share, handle, 64 << 10, true);
+    assert_eq!((all.len(), world.share.nodes.len()), (100_002, 100_001));
+    let found = world.find(folder, "77777").unwrap();
+    assert!(world.share.attr(found.node, None).is_ok());
+    // Other tests open files too.
+    assert!(fs::read_dir("/proc/self/fd").unwrap().count() < before + 500);
+    world.moved();
+    assert!(world.share.attr(found.node, None).is_ok());
+    let nodes: Vec<_> = world.share.nodes.all().map(|(slot, _)| world.share.nodes.number(slot)).collect();
+    for node in nodes {
+        world.share.forget(node, u64::MAX);
+    }
+    // The open folder stays.
+    assert_eq!(world.share.nodes.len(), 1);
+    world.share.release(handle);
+    assert_eq!(world.share.nodes.len(), 0);
+}
+
+#[test]
+fn descriptors_of_folders_are_bounded_and_come_again() {
+    let mut world = World::new();
+    world.share.nodes.most_open = 16;
+    let mut nodes = Vec::new();
+    for n in 0..100 {
+        let node = world.folder(Node::ROOT, &n.to_string());
+        nodes.push(world.folder(node, "in"));
+    }
+    assert!(world.share.nodes.open.len() <= 16);
+    for node in nodes {
+        world.share.make(node, name(b"f"), New::File(0o600), Caller::default()).unwrap();
+        assert!(world.share.nodes.open.len() <= 16);
+    }
+    assert!(world.path("0/in/f").exists() && world.path("99/in/f").exists());
+}
+
+#[test]
+fn a_very_deep_folder_is_reached_beyond_the_longest_path() {
+    let mut world = World::new();
+    let mut node = Node::ROOT;
+    for _ in 0..60 {
+        node = world.folder(node, &"d".repeat(200));
+    }
+    world.share.nodes.close_folders(100);
+    world.share.nodes.close_folders(100);
+    world.share.make(node, name(b"f"), New::File(0o600), Caller::default()).unwrap();
+    assert!(world.find(node, "f").is_ok());
+    // Which std::fs cannot remove by its path.
+    let status = std::process::Command::new("rm").arg("-rf").arg(world.path(&"d".repeat(200))).status();
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn open_handles_are_bounded() {
+    let mut world = World::new();
+    fs::write(world.path("a"), "").unwrap();
+    world.share.handles = Handles::new(5);
+    let node = world.node("a");
+    let handles: Vec<_> = (0..5).map(|_| world.share.open(node, READ).unwrap()).collect();
+    assert_eq!(world.share.open(node, READ), Err(Errno::NFILE));
+    assert_eq!(world.share.open_folder(Node::ROOT), Err(Errno::NFILE));
+    assert_eq!(
+        world.share.create(Node::ROOT, name(b"b"), 0o600, WRITE, Caller::default()).unwrap_err(),
+        Errno::NFILE
+    );
+    assert!(!world.path("b").exists());
+    world.share.release(handles[2]);
+    assert!(world.share.open(node, READ).is_ok());
+}
+
+#[test]
+fn renames_take_along_what_is_known() {
+    let mut world = World::new();
+    let (a, b) = (world.folder(Node::ROOT, "a"), world.folder(Node::ROOT, "b"));
+    let inner = world.folder(a, "inner");
+    fs::write(world.path("a/inner/f"), "1").unwrap();
+    let file = world.find(inner, "f").unwrap().node;
+    world.share.rename((a, name(b"inner")), (b, name(b"moved")), Rename::Keep).unwrap();
+    world.share.nodes.close_folders(100);
+    world.share.nodes.close_folders(100);
+    assert!(world.share.open(file, READ).is_ok() && world.path("b/moved/f").exists());
+    assert_eq!(
+        world.share.rename((Node::ROOT, name(b"a")), (Node::ROOT, name(b"b")), Rename::Keep),
+        Err(Errno::EXIST)
+    );
+    world.share.rename((Node::ROOT, name(b"a")), (Node::ROOT, name(b"b")), Rename::Exchange).unwrap();
+    world.share.nodes.close_folders(100);
+    world.share.nodes.close_folders(100);
+    assert!(world.find(b, "moved").is_ok() && world.path("a/moved").exists());
+    // A file over another: the other one is gone.
+    fs::write(world.path("x"), "x").unwrap();
+    fs::write(world.path("y"), "yy").unwrap();
+    let (x, y) = (world.node("x"), world.node("y"));
+    world.share.rename((Node::ROOT, name(b"y")), (Node::ROOT, name(b"x")), Rename::Replace).unwrap();
+    assert_eq!(world.share.attr(x, None), Err(Errno::STALE));
+    assert_eq!(world.share.attr(y, None).unwrap().size, 2);
+    // Into itself.
+    let into = world.share.rename((Node::ROOT, name(b"a")), (b, name(b"a")), Rename::Replace);
+    assert_eq!(into, Err(Errno::INVAL));
+}
+
+#[test]
+fn a_file_with_the_number_of_a_removed_one_is_another() {
+    let mut world = World::new();
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..50 {
+        let (node, handle) = world.create("a");
+        world.share.release(handle);
+        world.share.remove(Node::ROOT, name(b"a"), false).unwrap();
+        assert!(seen.insert(node), "the guest still knows the one before");
+    }
+}
+
+#[test]
+fn hard_links_are_one_node() {
+    let mut world = World::new();
+    let (node, handle) = world.create("a");
+    world.share.release(handle);
+    let linked = world.share.link(node, Node::ROOT, name(b"b")).unwrap();
+    assert_eq!((linked.node, linked.attr.nlink), (node, 2));
+    world.share.remove(Node::ROOT, name(b"b"), false).unwrap();
+    // Its name is gone, until the other one is looked up.
+    assert_eq!(world.find(Node::ROOT, "a").unwrap().node, node);
+    assert_eq!(world.share.attr(node, None).unwrap().nlink, 1);
+}
+
+#[test]
+fn holes_and_files_over_four_gigabytes_are_kept() {
+    let mut world = World::new();
+    let (node, handle) = world.create("a");
+    let far = 5 << 30;
+    world.put(handle, far, b"end").unwrap();
+    assert_eq!(world.share.attr(node, None).unwrap().size, far + 3);
+    assert_eq!(world.take(handle, far), Ok(b"end".to_vec()));
+    assert_eq!(world.share.seek(handle, 0, Seek::Data).unwrap() & !0xffff, far & !0xffff);
+    assert_eq!(world.share.seek(handle, 0, Seek::Hole), Ok(0));
+    assert_eq!(world.share.seek(handle, far + 3, Seek::Data), Err(Errno::new(6)));
+    assert!(fs::metadata(world.path("a")).unwrap().blocks() < 1024);
+    world.share.allocate(handle, 0, 4096, Space::Allocate { keep_size: true }).unwrap();
+    let (_, other) = world.create("b");
+    assert_eq!(world.share.copy((handle, far), (other, 1), 100), Ok(3));
+    assert_eq!(world.take(other, 0), Ok(b"\0end".to_vec()));
+}
+
+#[test]
+fn appends_and_truncations_do_what_they_say() {
+    let mut world = World::new();
+    fs::write(world.path("a"), "0123").unwrap();
+    let node = world.node("a");
+    let append = world.share.open(node, OpenMode { append: true, ..WRITE }).unwrap();
+    world.put(append, 0, b"45").unwrap();
+    assert_eq!(fs::read(world.path("a")).unwrap(), b"012345");
+    let empty = world.share.open(node, OpenMode { truncate: true, ..WRITE }).unwrap();
+    assert_eq!(fs::metadata(world.path("a")).unwrap().len(), 0);
+    world.put(empty, 0, b"x").unwrap();
+    // A guest that collects writes appends by itself.
+    world.share.collects_writes = true;
+    let append = world.share.open(node, OpenMode { append: true, read: false, ..WRITE }).unwrap();
+    world.put(append, 0, b"y").unwrap();
+    assert_eq!(world.take(append, 0), Ok(b"y".to_vec()));
+}
+
+#[test]
+fn attributes_of_users_are_kept_and_others_refused() {
+    let mut world = World::new();
+    let (node, handle) = world.create("a");
+    for open in [true, false] {
+        world.share.set_xattr(node, b"user.x", b"value", SetXattr::Any).unwrap();
+        let mut value = Vec::new();
+        world.share.xattr(node, b"user.x", &mut value).unwrap();
+        let mut names = Vec::new();
+        world.share.xattrs(node, &mut names).unwrap();
+        assert_eq!((value.as_slice(), names.as_slice()), (b"value".as_slice(), b"user.x\0".as_slice()));
+        let exists = world.share.set_xattr(node, b"user.x", b"", SetXattr::Create);
+        assert_eq!(exists, Err(Errno::EXIST));
+        world.share.remove_xattr(node, b"user.x").unwrap();
+        assert_eq!(world.share.xattr(node, b"user.x", &mut value), Err(Errno::NODATA));
+        for other in
+            ["security.selinux", "trusted.x", "system.posix_acl_access", "user.containers.override_stat"]
+        {
+            let set = world.share.set_xattr(node, other.as_bytes(), b"1", SetXattr::Any);
+            assert_eq!(set, Err(Errno::NOTSUP), "{other}");
+            assert_eq!(world.share.xattr(node, other.as_bytes(), &mut value), Err(Errno::NOTSUP));
+        }
+        assert_eq!(world.share.xattr(node, b"security.capability", &mut value), Err(Errno::NODATA));
+        if open {
+            world.share.release(handle);
+        }
+    }
+    world.share.set_xattr(Node::ROOT, b"user.root", b"1", SetXattr::Any).unwrap();
+}
+
+#[test]
+fn owners_and_rights_can_be_kept_in_attributes() {
+    let mut world = World::with(|spec| spec.with_owner(ShareOwner::Xattr));
+    let caller = Caller { uid: 1000, gid: 100 };
+    let entry = world.share.make(Node::ROOT, name(b"d"), New::Folder(0o2750), caller).unwrap();
+    assert_eq!((entry.attr.uid, entry.attr.gid, entry.attr.mode), (1000, 100, 0o042_750));
+    let (entry, handle) = world.share.create(Node::ROOT, name(b"f"), 0o400, WRITE, caller).unwrap();
+    assert_eq!((entry.attr.uid, entry.attr.mode), (1000, 0o100_400));
+    let change = Change { mode: Some(0o4711), uid: Some(0), ..Change::default() };
+    let attr = world.share.set_attr(entry.node, None, &change).unwrap();
+    assert_eq!((attr.uid, attr.gid, attr.mode), (0, 100, 0o104_711));
+    assert_eq!(fs::metadata(world.path("f")).unwrap().mode() & 0o7777, 0o711);
+    // A write takes the rights away.
+    let piece = [Segment { address: GuestAddress(0), len: 4 }];
+    world.share.write(handle, 0, &world.memory, &piece, true).unwrap();
+    assert_eq!(world.share.attr(entry.node, None).unwrap().mode, 0o100_711);
+    world.share.release(handle);
+    assert_eq!(world.find(Node::ROOT, "f").unwrap().attr.gid, 100);
+    let mut names = Vec::new();
+    world.share.xattrs(entry.node, &mut names).unwrap();
+    assert_eq!(names, b"");
+}
+
+#[test]
+fn files_of_others_are_nobodys_and_their_rights_are_not_the_guests_roots() {
+    let mut world = World::new();
+    fs::write(world.path("a"), "").unwrap();
+    fs::set_permissions(world.path("a"), fs::Permissions::from_mode(0o4755)).unwrap();
+    let folder = world.share.folder.clone();
+    let stat = attributes::stat_at(&folder.root, b"a").unwrap();
+    let user = |user, own| {
+        let spec = ShareSpec::new(world.path(""));
+        let folder = SharedFolder {
+            user: own,
+            group: own,
+            ..Arc::into_inner(SharedFolder::open(&spec).unwrap()).unwrap()
+        };
+        let mut stat = stat;
+        (stat.stx_uid, stat.stx_gid) = (user, user);
+        let attr = folder.attr(&stat, None);
+        (attr.uid, attr.gid, attr.mode & 0o7777)
+    };
+    assert_eq!(user(0, 1000), (0, 0, 0o4755));
+    assert_eq!(user(1000, 1000), (0, 0, 0o755));
+    assert_eq!(user(33, 1000), (65534, 65534, 0o755));
+    assert!(world.find(Node::ROOT, "a").is_ok());
+}
+
+#[test]
+fn saved_share_finds_its_files_again_and_what_is_gone_is_stale() {
+    let mut world = World::new();
+    let folder = world.folder(Node::ROOT, "d");
+    fs::write(world.path("d/here"), "here").unwrap();
+    fs::write(world.path("d/other"), "other").unwrap();
+    let (here, other) = (world.node("d/here"), world.node("d/other"));
+    let (gone, gone_handle) = world.create("gone");
+    let [kept, swapped] = [here, other].map(|node| world.share.open(node, WRITE).unwrap());
+    let listing = world.share.open_folder(folder).unwrap();
+    let state = world.share.save().unwrap();
+    fs::remove_file(world.path("gone")).unwrap();
+    fs::write(world.path("new"), "another").unwrap();
+    fs::rename(world.path("new"), world.path("d/other")).unwrap();
+    world.share = Share::new(world.share.folder.clone());
+    world.share.load(&state).unwrap();
+    assert_eq!(world.share.save().unwrap(), state);
+    assert_eq!(world.take(kept, 0), Ok(b"here".to_vec()));
+    world.put(kept, 0, b"HE").unwrap();
+    assert_eq!(fs::read(world.path("d/here")).unwrap(), b"HEre");
+    assert_eq!((world.take(swapped, 0), world.take(gone_handle, 0)), (of(Errno::STALE), of(Errno::STALE)));
+    assert_eq!(world.share.attr(gone, None), Err(Errno::STALE));
+    assert_eq!(world.find(Node::ROOT, "d").unwrap().node, folder);
+    assert!(world.find(folder, "other").unwrap().node != other);
+    assert_eq!(virtio::fs::testing::list(&mut world.share, listing, 4096, false).len(), 4);
+    [kept, swapped, gone_handle, listing].into_iter().for_each(|handle| world.share.release(handle));
+    assert_eq!(world.share.handles.len(), 0);
+}
+
+#[test]
+fn saved_share_that_is_damaged_is_refused_and_changes_nothing() {
+    let mut world = World::new();
+    let folder = world.folder(Node::ROOT, "d");
+    world.folder(folder, "e");
+    let (_, handle) = world.create("a");
+    let good = world.share.save().unwrap();
+    for (place, odd) in [
+        ("/nodes/0/slot", serde_json::json!(1)),
+        ("/nodes/0/slot", serde_json::json!(u32::MAX)),
+        ("/nodes/1/slot", serde_json::json!(2)),
+        ("/nodes/0/parent", serde_json::json!(4)),
+        ("/nodes/0/parent", serde_json::json!(0)),
+        ("/nodes/0/name", serde_json::json!("2e2e")),
+        ("/nodes/0/name", serde_json::json!("612f62")),
+        ("/nodes/0/name", serde_json::json!("")),
+        ("/handles/0/node", serde_json::json!(77)),
+        ("/handles/0/slot", serde_json::json!(u32::MAX)),
+        ("/nodes", serde_json::json!({})),
+    ] {
+        let mut state = good.clone();
+        *state.pointer_mut(place).unwrap() = odd;
+        assert!(world.share.load(&state).is_err(), "{place}");
+        assert_eq!(world.share.save().unwrap(), good, "{place}");
+    }
+    // A circle is found when it is walked.
+    let mut state = good.clone();
+    *state.pointer_mut("/nodes/0/parent").unwrap() = serde_json::json!(3);
+    world.share.load(&state).unwrap();
+    assert_eq!(world.find(folder, "e").unwrap_err(), Errno::STALE);
+    world.share.load(&good).unwrap();
+    assert_eq!(world.put(handle, 0, b"x"), Ok(1));
+    assert!(world.find(folder, "e").is_ok());
+}
+
+#[test]
+fn folders_that_cannot_be_shared_are_told_with_a_cure() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = |path: &Path| SharedFolder::open(&ShareSpec::new(path)).unwrap_err().to_string();
+    let missing = folder.path().join("none");
+    assert!(
+        error(&missing).ends_with(&format!("make it with `mkdir -p {}`, or name another", missing.display()))
+    );
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert!(error(&file).contains("is no folder"));
+}

@@ -1,0 +1,40 @@
+//! Who has asked for a copy of a machine, and may go away before it is made.
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use crate::host::ready::is_hung_up;
+
+/// The other end of a connection; by default somebody who stays.
+#[derive(Debug, Clone, Default)]
+pub struct Asker(Option<Arc<UnixStream>>);
+
+impl Asker {
+    /// Whoever is at the other end. Somebody who stays, if this process has no descriptor left.
+    pub(crate) fn at(stream: &UnixStream) -> Self {
+        Asker(stream.try_clone().ok().map(Arc::new))
+    }
+
+    /// Whether the other end is closed in both directions. One that has only said all that it had to say still waits.
+    pub(super) fn is_gone(&self) -> bool {
+        self.0.as_deref().is_some_and(is_hung_up)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Shutdown;
+
+    use super::*;
+
+    #[test]
+    fn one_who_has_closed_the_connection_is_gone_and_one_who_listens_is_not() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let asker = Asker::at(&here);
+        there.shutdown(Shutdown::Write).unwrap();
+        assert!(!asker.is_gone());
+        drop(there);
+        assert!(asker.is_gone());
+        assert!(!Asker::default().is_gone());
+    }
+}

@@ -1,0 +1,181 @@
+//! Shared folders under a guest that speaks FUSE itself (`tests/guest/share`): well, over reboots and saves, and forging what it can.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test that cannot go on shall say so by a panic"
+)]
+
+#[path = "support/embedded.rs"]
+mod embedded;
+#[path = "support/vmm.rs"]
+mod vmm;
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use embedded::{LIMIT, Output};
+use minivmm::spec::Spec;
+use minivmm::{DeviceStats, Machine};
+use tempfile::TempDir;
+use tiny_guest::Guest;
+
+/// A machine with a share, beside which lies something secret.
+struct Sharing {
+    machine: Machine,
+    output: Output,
+    spec: Spec,
+    folder: TempDir,
+}
+
+impl Sharing {
+    fn start(options: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("kernel"), tiny_guest::SHARE).unwrap();
+        fs::write(path("secret"), "secret").unwrap();
+        fs::create_dir(path("dir")).unwrap();
+        fs::write(path("dir/from-host"), "from the host").unwrap();
+        symlink("/etc", path("dir/out")).unwrap();
+        let share = format!("{}{options}", path("dir").display());
+        let spec =
+            Spec::new(path("kernel")).with_mem("16".parse().unwrap()).with_share(share.parse().unwrap());
+        let output = Output::default();
+        let machine = Machine::start(&spec, Box::new(output.clone())).unwrap();
+        let sharing = Sharing { machine, output, spec, folder };
+        sharing.has_said("mounted=0\nready\n");
+        sharing
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("dir").join(name)
+    }
+
+    #[track_caller]
+    fn has_said(&self, text: &str) {
+        assert!(self.output.wait_for(&[text]), "{}", self.output.text());
+    }
+
+    /// What the guest says to a letter.
+    #[track_caller]
+    fn says(&self, typed: &[u8], said: &str) {
+        self.machine.console_input().write_all(typed).unwrap();
+        self.has_said(&format!("\n{said}\n"));
+    }
+
+    fn counts(&self) -> DeviceStats {
+        let devices = self.machine.stats().unwrap().devices;
+        devices.into_iter().find(|device| device.name == "fs0").unwrap()
+    }
+
+    /// Saves the machine, lets `between` happen, and goes on in another one.
+    fn moved(mut self, between: impl FnOnce(&Self)) -> Self {
+        self.machine.pause(LIMIT).unwrap();
+        let memory = tempfile::tempfile().unwrap();
+        let state = serde_json::to_string(&self.machine.save(&memory).unwrap()).unwrap();
+        self.machine.kill();
+        self.machine.wait();
+        between(&self);
+        self.output = Output::default();
+        let builder = Machine::builder(&self.spec).output(Box::new(self.output.clone()));
+        self.machine = builder.restore(serde_json::from_str(&state).unwrap(), memory).start().unwrap();
+        self
+    }
+}
+
+#[test]
+fn guest_reads_and_writes_the_hosts_files_and_mounts_again_after_a_reboot() {
+    let sharing = Sharing::start(",tag=work");
+    sharing.says(b"w", "wrote=0 bytes=5");
+    assert_eq!(fs::read(sharing.path("from-guest")).unwrap(), b"hello");
+    sharing.says(b"o", "opened=0");
+    sharing.says(b"r", "read=0 from the host");
+    // What the host appends is there at once.
+    fs::write(sharing.path("from-host"), "from the host, later").unwrap();
+    sharing.says(b"r", "read=0 from the host, later");
+    fs::remove_file(sharing.path("from-host")).unwrap();
+    sharing.says(b"r", "read=0 from the host, later");
+    let counts = sharing.counts();
+    assert_eq!((counts.bytes_out, counts.bytes_in, counts.errors), (5, 13 + 20 + 20, 0));
+    sharing.machine.console_input().write_all(b"b").unwrap();
+    sharing.has_said("later\nmounted=0\nready\n");
+    sharing.says(b"o", "opened=2");
+    sharing.says(b"r", "read=9 ?");
+    sharing.says(b"w", "wrote=0 bytes=5");
+}
+
+#[test]
+fn guest_cannot_write_a_share_that_is_only_read() {
+    let sharing = Sharing::start(",ro");
+    sharing.says(b"w", "wrote=30 bytes=0");
+    sharing.says(b"o", "opened=0");
+    sharing.says(b"r", "read=0 from the host");
+    assert!(!sharing.path("from-guest").exists());
+}
+
+#[test]
+fn saved_machine_goes_on_with_its_open_file_and_one_that_is_gone_is_stale() {
+    let sharing = Sharing::start("");
+    sharing.says(b"o", "opened=0");
+    let sharing = sharing.moved(|_| {});
+    sharing.machine.console_input().write_all(b"r").unwrap();
+    sharing.has_said("read=0 from the host\n");
+    // Another file of that name.
+    let sharing = sharing.moved(|sharing| {
+        fs::write(sharing.path("new"), "another").unwrap();
+        fs::rename(sharing.path("new"), sharing.path("from-host")).unwrap();
+    });
+    sharing.machine.console_input().write_all(b"r").unwrap();
+    sharing.has_said("read=116 ?\n");
+    sharing.says(b"o", "opened=0");
+    sharing.says(b"r", "read=0 another");
+}
+
+#[test]
+fn a_request_costs_one_wake_up_and_no_interrupt_that_was_not_asked_for() {
+    let sharing = Sharing::start("");
+    sharing.says(b"o", "opened=0");
+    let before = sharing.counts();
+    sharing.says(b"n", "reads=1000");
+    let after = sharing.counts();
+    assert_eq!(after.requests - before.requests, 1000);
+    let kicks = after.kicks - before.kicks;
+    assert!(kicks <= 1000 && after.interrupts == before.interrupts, "{kicks} {after:?}");
+}
+
+#[test]
+fn forged_requests_reach_nothing_outside_and_leave_the_machine_as_it_was() {
+    let sharing = Sharing::start("");
+    sharing.says(b"o", "opened=0");
+    let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+    sharing.says(b"h", "forged=20000 out=0");
+    let before = open();
+    sharing.says(b"h", "forged=20000 out=0");
+    // Other tests of this process open files too.
+    assert!(open() < before + 100, "{before}");
+    sharing.says(b"m", "mounted=0");
+    sharing.says(b"o", "opened=0");
+    let names: Vec<_> =
+        fs::read_dir(sharing.folder.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(names.len(), 3, "{names:?}");
+    assert_eq!(fs::read(sharing.folder.path().join("secret")).unwrap(), b"secret");
+}
+
+#[test]
+fn folder_that_is_missing_or_none_is_refused_with_a_cure() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("none").display().to_string();
+    let ended = vmm::run(Guest::Halt, &["--share", &missing]);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains(&format!("make it with `mkdir -p {missing}`")), "{ended:?}");
+    let ended = vmm::run(Guest::Halt, &["--share", "/etc/passwd"]);
+    assert!(ended.status.code() == Some(1) && ended.stderr.contains("is no folder"), "{ended:?}");
+    let ended = vmm::run(Guest::Halt, &["--share", "/tmp,rw"]);
+    assert!(
+        ended.status.code() == Some(2) && ended.stderr.contains("`cache=auto|always|never`"),
+        "{ended:?}"
+    );
+}

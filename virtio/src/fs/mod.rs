@@ -1,0 +1,369 @@
+//! The file system device (virtio 1.3 §5.11): FUSE requests from its queues become calls of a [`FileSystem`].
+//!
+//! A request's fields are copied once and checked; only data of reads and writes stay in guest memory, which the file system
+//! gets as segments. Requests are served one after the other, in the order of their queues. One that waits for a lock is kept
+//! aside and asked again.
+
+mod errno;
+mod filesystem;
+mod listing;
+mod opcode;
+mod serve;
+mod session;
+mod wire;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use devices::component::{State, StateError};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use errno::Errno;
+pub use filesystem::{
+    Answer, Attr, Caching, Caller, Change, Entry, FileSystem, Handle, Lock, LockKind, Name, New, Node,
+    OpenMode, Rename, Seek, SetTime, SetXattr, Space, Time, Usage,
+};
+pub use listing::{Listing, UNKNOWN_INO};
+
+use crate::DeviceKind;
+use crate::config_space::ConfigSpace;
+use crate::device::{Context, Device, DeviceInfo, TIMER};
+use crate::memory::Memory;
+use crate::poll::{Epoll, Token};
+use crate::queue::{Chain, Queue, QueueFault};
+use serve::{Buffers, Outcome, Server, TRANSFER};
+use session::Session;
+use wire::{Fields, Header, IN_HEADER, OUT_HEADER};
+
+/// Requests that are not to wait behind others: forgotten nodes and interrupts (§5.11.2).
+const HIGH_PRIORITY: u16 = 0;
+/// All others.
+const REQUESTS: u16 = 1;
+/// Room for a request of 1 MiB in pages of 4 KiB, and for many small ones.
+const QUEUE_SIZE: NonZeroU16 = NonZeroU16::new(1024).unwrap();
+/// Longest `tag` (§5.11.4).
+pub const MOST_TAG: usize = 36;
+/// Most bytes of a request but for data to write: an attribute's value of 64 KiB and its name.
+const MOST_REQUEST: usize = 72 << 10;
+/// Requests of a queue in a turn, between which the worker obeys commands.
+const TURN: u32 = 256;
+/// Answers that the driver is told of together, at most.
+const BATCH: u32 = 16;
+/// How often a lock that others of the host hold is asked for again.
+const RETRY: Duration = Duration::from_millis(50);
+/// Most requests that wait for locks; the driver needs descriptors for what would end their waiting.
+const MOST_WAITING: usize = 256;
+const KIND: &str = "virtio-fs";
+const VERSION: u16 = 1;
+
+/// A request that waits for a lock.
+#[derive(Debug)]
+struct Waiting {
+    queue: u16,
+    unique: u64,
+    lock: Lock,
+    chain: Chain,
+}
+
+/// One that is back in its ring's memory while the device rests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parked {
+    queue: u16,
+    head: u16,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FsState {
+    session: Session,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    waiting: Vec<Parked>,
+    files: Value,
+}
+
+/// The device.
+#[derive(Debug)]
+pub struct Fs {
+    name: String,
+    config: Arc<ConfigSpace>,
+    server: Server,
+    /// The request at hand.
+    request: Vec<u8>,
+    waiting: Vec<Waiting>,
+    parked: Vec<Parked>,
+}
+
+impl Fs {
+    /// A device that log lines call `name`, which the guest mounts by `tag`: its first [`MOST_TAG`] bytes.
+    pub fn new(name: impl Into<String>, tag: &str, fs: Box<dyn FileSystem>) -> Self {
+        let mut config = vec![0; MOST_TAG];
+        for (to, from) in config.iter_mut().zip(tag.bytes()) {
+            *to = from;
+        }
+        wire::u32(&mut config, 1);
+        Fs {
+            name: name.into(),
+            config: Arc::new(ConfigSpace::new(config)),
+            server: Server::new(fs),
+            request: Vec::new(),
+            waiting: Vec::new(),
+            parked: Vec::new(),
+        }
+    }
+
+    fn drain(&mut self, index: u16, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        let (mut left, mut unsaid) = (TURN, 0);
+        loop {
+            let Some(queue) = cx.queue(index) else { return Ok(()) };
+            let Some(chain) = queue.pop()? else {
+                if queue.enable_kicks()? {
+                    continue;
+                }
+                return queue.notify();
+            };
+            self.take(chain, cx, index)?;
+            if self.server.frees_locks {
+                self.retry_locks(cx)?;
+            }
+            let Some(queue) = cx.queue(index) else { return Ok(()) };
+            (left, unsaid) = (left - 1, unsaid + 1);
+            if left == 0 {
+                queue.notify()?;
+                cx.wake_at(Some(Instant::now()));
+                return Ok(());
+            }
+            if unsaid == BATCH {
+                queue.notify()?;
+                unsaid = 0;
+            }
+        }
+    }
+
+    /// Serves one request, and completes it unless it waits.
+    fn take(&mut self, chain: Chain, cx: &mut Context<'_, Epoll>, index: u16) -> Result<(), QueueFault> {
+        let Some(queue) = cx.queue(index) else { return Ok(()) };
+        let mut header = [0; IN_HEADER];
+        let mut reader = chain.reader(queue.memory());
+        let header = match reader.read(&mut header) {
+            IN_HEADER => Header::parse(&header).ok(),
+            _ => None,
+        };
+        let Some(header) = header else {
+            log::debug!("{}: a request is shorter than its header", self.name);
+            queue.counters().errors.add_one();
+            return queue.complete(chain);
+        };
+        // The data of a write stay where they are.
+        let most = if header.opcode == opcode::WRITE { TRANSFER } else { MOST_REQUEST };
+        let rest = usize::try_from(reader.left()).unwrap_or(usize::MAX);
+        self.request.resize(rest.min(most), 0);
+        reader.read(&mut self.request);
+        let is_whole = u64::from(header.len) == chain.readable_len();
+        let outcome = if !is_whole {
+            Err(Errno::INVAL)
+        } else if rest > most && header.opcode != opcode::WRITE {
+            Err(Errno::TOO_BIG)
+        } else {
+            let buffers =
+                Buffers { memory: queue.memory(), readable: chain.readable(), writable: chain.writable() };
+            self.server.serve(&header, Fields(&self.request), buffers)
+        };
+        let outcome = match outcome {
+            Ok(Outcome::Waits(_)) if self.waiting.len() >= MOST_WAITING => Err(Errno::NOLCK),
+            outcome => outcome,
+        };
+        match outcome {
+            Ok(Outcome::Waits(lock)) => {
+                self.waiting.push(Waiting { queue: index, unique: header.unique, lock, chain });
+                cx.wake_by(Instant::now() + RETRY);
+                Ok(())
+            }
+            Ok(Outcome::Interrupts(unique)) => {
+                queue.complete(chain)?;
+                self.interrupt(unique, cx)
+            }
+            _ if opcode::is_silent(header.opcode) => queue.complete(chain),
+            outcome => self.answer(queue, chain, header.unique, outcome),
+        }
+    }
+
+    /// Writes the answer of a request and completes it.
+    fn answer(
+        &self,
+        queue: &mut Queue,
+        mut chain: Chain,
+        unique: u64,
+        outcome: Answer<Outcome>,
+    ) -> Result<(), QueueFault> {
+        let counters = queue.counters();
+        counters.bytes_in.add(self.server.moved.0);
+        counters.bytes_out.add(self.server.moved.1);
+        let memory: Memory = queue.memory().clone();
+        let mut writer = chain.writer(&memory);
+        let room = usize::try_from(writer.left()).unwrap_or(usize::MAX);
+        let (error, data, out): (i32, u64, &[u8]) = match outcome {
+            Ok(Outcome::Data(data)) => (0, data, &[]),
+            Ok(_) if OUT_HEADER + self.server.out.len() <= room => (0, 0, &self.server.out),
+            Ok(_) => (Errno::RANGE.raw(), 0, &[]),
+            Err(error) => {
+                // What a driver asks once to learn that it need not ask is none.
+                if error == Errno::IO || error == Errno::INVAL {
+                    counters.errors.add_one();
+                }
+                (error.raw(), 0, &[])
+            }
+        };
+        if room < OUT_HEADER {
+            log::debug!("{}: a request has no room for its answer", self.name);
+            counters.errors.add_one();
+            return queue.complete(chain);
+        }
+        let len = OUT_HEADER as u64 + data + out.len() as u64;
+        let mut header = [0; OUT_HEADER];
+        let fields = u32::try_from(len)
+            .unwrap_or(u32::MAX)
+            .to_le_bytes()
+            .into_iter()
+            .chain((-error).to_le_bytes())
+            .chain(unique.to_le_bytes());
+        header.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
+        writer.write(&header);
+        writer.write(out);
+        writer.advance(data);
+        queue.complete(chain)
+    }
+
+    /// Ends the waiting of request `unique`.
+    fn interrupt(&mut self, unique: u64, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        let Some(at) = self.waiting.iter().position(|waiting| waiting.unique == unique) else {
+            return Ok(());
+        };
+        let waiting = self.waiting.swap_remove(at);
+        self.end_waiting(waiting, Err(Errno::INTR), cx)
+    }
+
+    fn end_waiting(
+        &mut self,
+        waiting: Waiting,
+        outcome: Answer<Outcome>,
+        cx: &mut Context<'_, Epoll>,
+    ) -> Result<(), QueueFault> {
+        self.server.out.clear();
+        self.server.moved = (0, 0);
+        // The queue may have broken meanwhile: its driver waits for a reset then.
+        let Some(queue) = cx.queue(waiting.queue) else { return Ok(()) };
+        self.answer(queue, waiting.chain, waiting.unique, outcome)?;
+        queue.notify()
+    }
+
+    /// Asks again for locks that requests wait for, in the order in which they came.
+    fn retry_locks(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        self.server.frees_locks = false;
+        let mut result = Ok(());
+        for waiting in std::mem::take(&mut self.waiting) {
+            let outcome = match self.server.fs.lock(&waiting.lock) {
+                Err(Errno::AGAIN) => {
+                    self.waiting.push(waiting);
+                    continue;
+                }
+                outcome => outcome.map(|()| Outcome::Answered),
+            };
+            result = self.end_waiting(waiting, outcome, cx).and(result);
+        }
+        if !self.waiting.is_empty() {
+            cx.wake_by(Instant::now() + RETRY);
+        }
+        result
+    }
+
+    /// Serves `queues`. After a fault in one queue the others go on in the next turn.
+    fn turn(&mut self, queues: &[u16], cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        let result = queues.iter().try_for_each(|queue| self.drain(*queue, cx));
+        if result.is_err() {
+            cx.wake_at(Some(Instant::now()));
+        }
+        result
+    }
+}
+
+impl Device for Fs {
+    type Poller = Epoll;
+
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo {
+            kind: DeviceKind::FileSystem,
+            name: self.name.clone(),
+            features: 0,
+            queues: vec![QUEUE_SIZE; 2],
+            config: self.config.clone(),
+        }
+    }
+
+    fn start(&mut self, cx: &mut Context<'_, Epoll>) -> io::Result<()> {
+        for Parked { queue, head } in std::mem::take(&mut self.parked) {
+            let Some(of) = cx.queue(queue) else { continue };
+            // Read anew: the guest's memory is what it has.
+            let result = of.take_up(head).and_then(|chain| self.take(chain, cx, queue));
+            if let Err(fault) = result {
+                log::warn!("{}: {fault}", self.name);
+                if let Some(broken) = cx.queues.get_mut(usize::from(fault.queue)) {
+                    *broken = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn kicked(&mut self, queue: u16, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        self.turn(&[queue], cx)
+    }
+
+    fn ready(&mut self, token: Token, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        if token != TIMER {
+            return Ok(());
+        }
+        self.server.frees_locks = !self.waiting.is_empty();
+        let retried = if self.server.frees_locks { self.retry_locks(cx) } else { Ok(()) };
+        self.turn(&[HIGH_PRIORITY, REQUESTS], cx).and(retried)
+    }
+
+    /// Requests that wait for locks go back where they came from, to be read again.
+    fn stop(&mut self, cx: &mut Context<'_, Epoll>) {
+        for Waiting { queue, chain, .. } in self.waiting.drain(..) {
+            if let Some(of) = cx.queues.get_mut(usize::from(queue)).and_then(Option::as_mut) {
+                self.parked.push(Parked { queue, head: of.set_aside(chain) });
+            }
+        }
+    }
+
+    fn reset(&mut self) {
+        self.parked.clear();
+        self.server.end_session();
+    }
+
+    fn save(&self) -> Result<State, StateError> {
+        let files = self.server.fs.save()?;
+        let state = FsState { session: self.server.session, waiting: self.parked.clone(), files };
+        State::new(KIND, VERSION, &state)
+    }
+
+    fn load(&mut self, state: &State) -> Result<(), StateError> {
+        let FsState { session, waiting, files } = state.open(KIND, VERSION)?;
+        let fits = |parked: &Parked| parked.queue <= REQUESTS && parked.head < QUEUE_SIZE.get();
+        if waiting.len() > MOST_WAITING || !waiting.iter().all(fits) {
+            return Err(StateError::damaged(KIND, "requests wait that no queue can have"));
+        }
+        self.server.fs.load(&files)?;
+        (self.server.session, self.parked) = (session, waiting);
+        Ok(())
+    }
+}
