@@ -21,6 +21,13 @@ pub(super) fn find(args: &RunArgs, spec: &Spec) -> Result<Option<WarmMachine>, W
     for folder in [&args.root, &args.modules] {
         key.bytes(&[folder.is_some().into()]);
     }
+    if args.tty {
+        // A machine with a terminal has one console more.
+        key.bytes(b"tty");
+    }
+    if args.out.is_some() {
+        key.bytes(b"out");
+    }
     let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
     if let Some(root) = &args.root {
         key.folder(&absolute(root));

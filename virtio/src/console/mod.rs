@@ -126,6 +126,16 @@ impl Console {
         self
     }
 
+    /// With one more console, at a terminal of its own: a Linux that knows the first one as `hvc0` has it as `hvc1`. It counts as a port.
+    #[must_use]
+    pub fn with_console(mut self, terminal: Box<dyn Backend>) -> Self {
+        if self.ports.len() < MOST_PORTS {
+            self.ports.push(Port::new(None, terminal));
+            self.config = Arc::new(ConfigSpace::new(config(self.ports.len())));
+        }
+        self
+    }
+
     fn is_multiport(&self) -> bool {
         self.ports.len() > 1
     }
