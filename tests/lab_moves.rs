@@ -208,7 +208,7 @@ fn a_guest_under_load_moves_to_a_host_with_another_kernel_and_is_carried_back_in
     }
     for (name, _, has_driver) in guests() {
         host.sh("rm -f disk.raw; truncate -s 4M disk.raw").unwrap();
-        other.sh("rm -rf moved").unwrap();
+        other.sh("rm -rf moved; mkdir moved").unwrap();
         let mut guest = Small::boot(host, name, "--disk shared.raw,ro --disk disk.raw");
         remember(&mut guest);
         load(&mut guest, "/dev/vdb");
