@@ -217,11 +217,13 @@ fn a_guest_under_load_moves_to_a_host_with_another_kernel_and_is_carried_back_in
         // Through the standard streams of a program.
         host.sh("rm -f up down; mkfifo up down").unwrap();
         let mut streams = ["cat up", "cat >down"].map(|line| host.spawn(&Cmd::sh(line)).unwrap());
-        let mut target = other.spawn(&Cmd::sh("./minivmm receive --name small --disks moved 2>receive.err")).unwrap();
+        let mut target =
+            other.spawn(&Cmd::sh("./minivmm receive --name small --disks moved 2>receive.err")).unwrap();
         let is_over = AtomicBool::new(false);
         let out = thread::scope(|scope| {
             scope.spawn(|| connect(streams.each_mut(), &mut target, &is_over));
-            let line = "./minivmm migrate small --to 'cat <down & exec cat >up' --with-disks --downtime 10s --json";
+            let line =
+                "./minivmm migrate small --to 'cat <down & exec cat >up' --with-disks --downtime 10s --json";
             let out = host.exec(&Cmd::sh(line).limit(2 * SOON));
             is_over.store(true, Ordering::Relaxed);
             out

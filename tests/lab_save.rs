@@ -164,7 +164,10 @@ fn has_a_clone(guest: &mut Guest, has_driver: bool) -> Guest {
         on_base.contains("vm1/vda.qcow2, on ") && on_base.contains("/vm0.raw, which must stay"),
         "{said}"
     );
-    assert!(said.contains("MAC address") && said.contains("must not meet it"), "what to heed is said: {said}");
+    assert!(
+        said.contains("MAC address") && said.contains("must not meet it"),
+        "what to heed is said: {said}"
+    );
     println!("{said}");
     let mut clone = Guest::go_on(&as_user("./minivmm console vm1"), "clone");
     let both = [(&mut *guest, "original"), (&mut clone, "of-the-clone")];
