@@ -1,6 +1,10 @@
 //! Small Linux guests that go on elsewhere: under another host's kernel, as a clone, from a snapshot, and live in another process and on
 //! another host.
-#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a helper that fails fails its test; what was measured is shown"
+)]
 
 #[path = "support/dose.rs"]
 mod dose;

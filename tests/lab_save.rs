@@ -1,6 +1,10 @@
 //! Linux saved to a folder and restored: a Debian at work with its disks, its console and its networks, and small guests of two
 //! kernels, of which one has a driver for the VM generation ID.
-#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a helper that fails fails its test; what was measured is shown"
+)]
 
 #[path = "support/at_work.rs"]
 mod at_work;
