@@ -194,7 +194,7 @@ pub enum DeviceError {
     Port(String),
     /// Not a tag of a shared folder.
     #[error(
-        "`{0}` cannot be the tag of a share, which is 1 to 36 printable ASCII characters without `/`, `,` or spaces"
+        "`{0}` cannot be the tag of a share, which is 1 to 36 printable ASCII characters without `/`, `,`, `#` or spaces"
     )]
     Tag(String),
     /// Not a folder of a guest.
