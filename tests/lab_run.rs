@@ -162,13 +162,14 @@ fn run_with_a_name_is_found_by_the_verbs() {
 
 #[test]
 fn guest_that_ends_before_its_command_has_its_status_and_the_console_is_shown_where_that_is_wanted() {
+    if !soak() {
+        println!("in `make soak`: native_run has a tiny guest's");
+        return;
+    }
     let out = shell("run -v -- sh -c 'echo to the console >/dev/console; sleep 2; poweroff -f'");
     ended(&out, 122);
     says(&out, &["\nto the console\r\n", "the guest switched itself off before its command had ended"]);
     assert!(!out.err_text().contains("the console said"), "{}", out.err_text());
-    if !soak() {
-        return;
-    }
     let out = shell("run -- sh -c 'echo to the console >/dev/console; sleep 2; reboot -f'");
     ended(&out, 122);
     says(&out, &["the guest rebooted before its command had ended"]);
@@ -384,6 +385,10 @@ fn command_has_a_terminal_of_its_own() {
 
 #[test]
 fn a_signal_ends_it_all() {
+    if !soak() {
+        println!("in `make soak`: native_run has a tiny guest's");
+        return;
+    }
     let out = shell("run -- sleep 1000 & sleep 5; kill -TERM $!; wait $!");
     ended(&out, 128 + 15);
     says(&out, &["ended by signal 15"]);

@@ -209,7 +209,7 @@ fn raw_disk_is_copied_while_its_guest_writes_and_the_pause_is_for_the_rest_of_it
         ["kernel", "vda.raw", "saved", "overlays"].map(|name| folder.path().join(name));
     fs::write(&kernel, tiny_guest::LOAD).unwrap();
     // Where the guest writes there are holes, and behind it data.
-    let mut contents: Vec<u8> = (0..DISK / 4).flat_map(|word| (word as u32 | 1).to_le_bytes()).collect();
+    let mut contents: Vec<u8> = (0..DISK / 8).flat_map(|word| (word as u64 | 1).to_le_bytes()).collect();
     contents[..8 << 20].fill(0);
     let file = File::create(&image).unwrap();
     file.set_len(DISK as u64).unwrap();

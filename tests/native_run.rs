@@ -138,7 +138,25 @@ fn command_that_is_cut_off_has_the_status_and_the_reason() {
     let home = Home::new();
     let run = |options: &[&str], command: &[&str]| Running::start(&mut home.run(options, command)).ends();
     is(&run(&["--timeout", "1"], &["hang"]), 124, &["the command had not ended after 1 s (--timeout)"]);
-    is(&run(&[], &["off"]), 122, &["the guest switched itself off before its command had ended"]);
+    let why = "the guest switched itself off before its command had ended";
+    is(&run(&[], &["off"]), 122, &[why, "the console said last", "booted"]);
+    let off = run(&["-v"], &["off"]);
+    // The console was shown already.
+    is(&off, 122, &[why, "booted"]);
+    assert!(!String::from_utf8_lossy(&off.stderr).contains("the console said"), "{off:?}");
     let mute = run(&["--append", "mute=1", "--boot-timeout", "1"], &["hang"]);
     is(&mute, 123, &["did not come up within 1 s", "the console said last", "booted"]);
+}
+
+#[test]
+fn a_signal_ends_it_all() {
+    let home = Home::new();
+    let mut run = Running::start(&mut home.run(&["-v"], &["hang"]));
+    let mut lines = BufReader::new(run.child().stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("booted")));
+    let pid = run.child().id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let said: Vec<String> = lines.map(Result::unwrap).collect();
+    assert_eq!(run.ends().status.code(), Some(128 + 15));
+    assert!(said.iter().any(|line| line.contains("ended by signal 15")), "{said:?}");
 }

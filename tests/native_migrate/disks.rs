@@ -4,13 +4,13 @@ use std::io::Write;
 use std::process::Command;
 
 use super::*;
-use crate::load::{BLOCK, BLOCKS, assert_last_writes, number};
+use crate::load::{assert_last_writes, number};
 
 /// Images of each kind that the load guest can be busy with, in the bench's folder.
 fn images(bench: &Bench) -> [&'static str; 3] {
     let file = |name: &str| bench.folder().join(name).display().to_string();
     for raw in ["vda.raw", "base.raw"] {
-        fs::write(file(raw), vec![0xa5; BLOCKS as usize * BLOCK]).unwrap();
+        fs::write(file(raw), vec![0xa5; 8 << 20]).unwrap();
     }
     bench.host.does(&["disk", "create", &file("vda.qcow2"), "8M"]);
     fs::create_dir(file("there")).unwrap();

@@ -1,5 +1,6 @@
 //! The guest of a command: its kernel, and the initramfs that is made for it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use log::Level;
 use super::args::RunArgs;
 use super::error::RunError;
 use super::{build_tree, busybox, reseed, tree, volume};
+use crate::cli::warm::FileMark;
 use crate::cli::{drivers, report};
 use crate::host::facts::Host;
 use crate::host::process::{may_read, with_original_fd_limit};
@@ -56,12 +58,15 @@ pub(super) fn newest_kernel(host: &Host) -> Result<PathBuf, RunError> {
     }
 }
 
+/// Files with their marks; `None` for one that may have been another when it was read.
+pub(super) type Sources = BTreeMap<PathBuf, Option<FileMark>>;
+
 /// An initramfs.
 #[derive(Debug)]
 pub(super) struct Made {
     pub(super) archive: Cpio,
-    /// The host's files that its modules are from.
-    pub(super) modules: Vec<PathBuf>,
+    /// The host's files that its modules are from, as they were when they were read.
+    pub(super) modules: Sources,
     /// The guest's files are in it, and not in a share.
     pub(super) is_packed: bool,
 }
@@ -77,7 +82,7 @@ pub(super) fn initramfs(
     let root = Root::of(args, spec, found.as_ref());
     let (modules, sources) = match found {
         Some(found) => found.load(spec, root)?,
-        None => (Vec::new(), Vec::new()),
+        None => (Vec::new(), Sources::new()),
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut archive = Archive::dated(u32::try_from(now).unwrap_or(u32::MAX));
@@ -150,7 +155,7 @@ impl Root {
         if !volume::has_root(spec) {
             return Root::Packed;
         }
-        let Some(FoundModules { all, release }) = found else { return Root::Packed };
+        let Some(FoundModules { all, release, .. }) = found else { return Root::Packed };
         let Some(missing) = NEEDED.iter().find(|name| !all.has(name) && !all.is_built_in(name)) else {
             return Root::Layer;
         };
@@ -268,6 +273,8 @@ fn add_mount_points(archive: &mut Archive) -> Result<(), RunError> {
 struct FoundModules {
     release: String,
     all: Modules,
+    /// When they began to be looked for.
+    begun: SystemTime,
 }
 
 /// Finds the modules of the kernel; `None` if it seems to have its drivers built in.
@@ -277,6 +284,7 @@ fn find_modules(
     prepared: &Prepared,
     host: &Host,
 ) -> Result<Option<FoundModules>, RunError> {
+    let begun = SystemTime::now();
     let (open, files) = (&prepared.open, prepared.files());
     let Some((files, release)) = files.and_then(|files| Some((files, files.release()?))) else {
         // A kernel without a version string is self-made; it has its drivers built in, or the guest reports
@@ -305,13 +313,13 @@ fn find_modules(
             None => return Ok(None),
         },
     };
-    Ok(Some(FoundModules { release, all }))
+    Ok(Some(FoundModules { release, all, begun }))
 }
 
 impl FoundModules {
     /// The drivers that the kernel has as modules, and the host's files that they are from.
-    fn load(self, spec: &Spec, root: Root) -> Result<(Vec<Module>, Vec<PathBuf>), RunError> {
-        let FoundModules { release, all } = self;
+    fn load(self, spec: &Spec, root: Root) -> Result<(Vec<Module>, Sources), RunError> {
+        let FoundModules { release, all, begun } = self;
         let mut names = vec!["virtio_pci", "virtio_console"];
         names.extend((!spec.disk.is_empty()).then_some("virtio_blk"));
         names.extend(spec.interfaces().next().map(|_| "virtio_net"));
@@ -326,7 +334,13 @@ impl FoundModules {
             other => RunError::Modules { release: release.clone(), reason: other.to_string() },
         })?;
         let sources = loaded.iter().filter_map(|module| all.path(&module.file).map(Path::to_path_buf));
-        let sources = [all.folder().to_path_buf(), all.list()].into_iter().chain(sources).collect();
+        let sources = [all.folder().to_path_buf(), all.list()].into_iter().chain(sources);
+        // Only now it is known which they are.
+        let marked = |path: PathBuf| {
+            let mark = FileMark::unchanged_since(&path, begun);
+            (path, mark)
+        };
+        let sources = sources.map(marked).collect();
         Ok((loaded, sources))
     }
 }

@@ -1,12 +1,12 @@
 //! A run that goes on from a machine that an earlier one has kept, or keeps its own.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::args::RunArgs;
 use super::busybox;
+use super::guest::Sources;
 use crate::cli::report;
-use crate::cli::warm::{FileMark, Key, WarmError, WarmMachine};
+use crate::cli::warm::{Key, WarmError, WarmMachine};
 use crate::machine::{Controls, SaveError, disk_id};
 use crate::saved::{SavedMachineError, with_absolute_paths};
 use crate::spec::{MacAddress, NetLink, Spec};
@@ -70,16 +70,14 @@ pub(super) struct Keep {
     pub(super) warm: WarmMachine,
     pub(super) spec: Spec,
     /// The kernel's modules.
-    pub(super) files: Vec<PathBuf>,
+    pub(super) files: Sources,
 }
 
 impl Keep {
     /// Saves the machine, which goes on then.
     pub(super) fn save(self, controls: &Controls) -> Result<(), SaveError> {
-        let files: BTreeMap<_, _> =
-            self.files.into_iter().map(|path| (path.clone(), FileMark::at(&path))).collect();
         let spec = Spec { name: None, ..self.spec };
-        self.warm.save(controls, spec, files)
+        self.warm.save(controls, spec, self.files)
     }
 }
 

@@ -158,6 +158,7 @@ impl Poller for LoggedEngine {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
 mod tests {
     use std::collections::VecDeque;
     use std::ops::Range;
