@@ -153,11 +153,14 @@ if [ "$terminal" = 1 ]; then
     # Whatever the environment is: it is the last that changes anything.
     set -- $b setsid -c "$@"
     (environment; exec "$@") <&7 >&7 2>&7 3>&- 4>&- 5>&- 6<&- 7>&- 8>&-
+    status=$?
+    # Each cat waits for its pipe to have a writer.
+    : >/.minivmm/out 2>/.minivmm/err
 else
     echo up >&5
     (environment; exec "$@") <&6 >/.minivmm/out 2>/.minivmm/err 3>&- 4>&- 5>&- 6<&- 8>&-
+    status=$?
 fi
-status=$?
 
 # What it left running holds the pipes open, and ends with it.
 for process in /proc/[0-9]*; do
