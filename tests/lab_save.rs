@@ -212,7 +212,7 @@ fn moves(mut guest: Guest, version: &str) {
     let mut receive = lab().spawn(&Cmd::sh(format!("exec {ELSEWHERE} {line}")).tty()).unwrap();
     receive.expect("waiting for a machine", SOON).unwrap();
     // All of this is emulated, and tests share the host.
-    let line = as_user("./minivmm migrate vm1 --to unix:moving --downtime 20s --json");
+    let line = as_user("./minivmm migrate vm1 --to unix:moving --downtime 10s --json");
     let out = lab().exec(&Cmd::sh(line).limit(BOOT)).unwrap();
     assert!(out.status == lab::Status::Exited(0), "{}; the target: {}", out.err_text(), receive.so_far());
     println!("{version}: moved: {}", out.text().split_whitespace().collect::<String>());
