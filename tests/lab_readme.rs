@@ -108,8 +108,9 @@ fn start_lab(folder: &Path, sandbox: PathBuf) -> Lab {
         .file(debian.file("initrd.img"), "initrd.img")
         .file(busybox.expect("busybox is missing: make install-deps"), "bin/busybox")
         .file(&kernel.bzimage, format!("package/boot/vmlinuz-{version}"));
-    for (name, content) in
-        kernel.modules(&["virtio_pci", "virtio_console", "virtio_blk", "pvpanic_mmio"]).unwrap()
+    for (name, content) in kernel
+        .modules(&["virtio_pci", "virtio_console", "virtio_blk", "pvpanic_mmio", "virtiofs", "overlay"])
+        .unwrap()
     {
         let file = folder.join(&name);
         fs::write(&file, content).unwrap();

@@ -15,11 +15,13 @@ mod dose;
 mod host;
 #[path = "support/load.rs"]
 mod load;
+#[path = "support/pty.rs"]
+mod pty;
 #[path = "support/vmm.rs"]
 mod vmm;
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -419,21 +421,14 @@ fn whenever_a_clone_is_killed_the_original_is_whole_and_the_next_one_succeeds() 
     bench.assert_disk(&bench.path("top.qcow2"), from_ref(&bench.image), writes);
 }
 
-/// A save that takes a minute, as one of the machine's clients asks for it.
-fn slow_save(bench: &Bench, folder: &str) -> UnixStream {
+/// A save that takes minutes with so many bytes in a second, as one of the machine's clients asks for it.
+fn slow_save(bench: &Bench, folder: &str, bandwidth: u32) -> UnixStream {
     let body = format!(
-        "{{\"folder\": \"{folder}\", \"keep-running\": true, \"disks\": true, \"bandwidth\": 65536}}"
+        "{{\"folder\": \"{folder}\", \"keep-running\": true, \"disks\": true, \"bandwidth\": {bandwidth}}}"
     );
     let mut client = UnixStream::connect(bench.path("minivmm/vm0.sock")).unwrap();
     write!(client, "POST /v1/save HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
-    let mut part = Path::new(folder).file_name().unwrap().to_owned();
-    part.push(".part");
-    let part = bench.path(&format!(".{}", part.to_str().unwrap()));
-    let begun = Instant::now();
-    while !fs::metadata(part.join("memory")).is_ok_and(|memory| memory.blocks() > 0) {
-        assert!(begun.elapsed() < LIMIT, "it does not begin");
-        thread::sleep(Duration::from_millis(1));
-    }
+    until_it_copies(bench);
     client
 }
 
@@ -443,7 +438,7 @@ fn original_gives_up_a_copy_when_nobody_waits_for_it_and_the_next_one_begins_at_
     let _ending = Ending(&bench);
     let machine = start(&bench, "", &[]);
     let folder = bench.path("saved");
-    let client = slow_save(&bench, folder.to_str().unwrap());
+    let client = slow_save(&bench, folder.to_str().unwrap(), 65536);
     // As long as somebody waits, also one that has nothing more to say.
     client.shutdown(std::net::Shutdown::Write).unwrap();
     let said = bench.fails(&["clone", "vm0", "vm1"]);
@@ -454,6 +449,88 @@ fn original_gives_up_a_copy_when_nobody_waits_for_it_and_the_next_one_begins_at_
     let writes = clone_wrote(&bench, "vm1");
     bench.assert_disk(&bench.path("vm1/vda.raw"), &[], writes);
     assert!(!folder.exists() && !bench.path(".saved.part").exists());
+    let writes = original_wrote(machine);
+    bench.assert_disk(&bench.image, &[], writes);
+}
+
+/// Waits until something is saved.
+fn until_it_copies(bench: &Bench) {
+    let begun = Instant::now();
+    let copies = || {
+        let files = fs::read_dir(bench.path(".saved.part")).into_iter().flatten().flatten();
+        files.flat_map(|file| file.metadata()).any(|file| file.blocks() > 0)
+    };
+    while !copies() {
+        assert!(begun.elapsed() < LIMIT, "it does not begin");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn terminal_that_goes_away_ends_the_copy_and_nothing_else() {
+    let bench = Bench::new();
+    let _ending = Ending(&bench);
+    let machine = start(&bench, "", &[]);
+    let (master, slave) = pty::open();
+    let words = ["save", "--keep-running", "--with-disks", "--bandwidth", "64K", "vm0", "saved"];
+    let mut verb = pty::spawn_on(&mut bench.verb(&words), &slave);
+    until_it_copies(&bench);
+    drop((master, slave));
+    let status = vmm::wait(&mut verb, String::new);
+    assert!(!status.success());
+    bench.does(&["clone", "vm0", "vm1"]);
+    assert!(names(bench.folder()).iter().all(|name| !name.contains("saved")));
+    clone_wrote(&bench, "vm1");
+    let writes = original_wrote(machine);
+    bench.assert_disk(&bench.image, &[], writes);
+}
+
+#[test]
+fn flood_of_questions_about_a_copy_is_answered_and_leaves_no_threads() {
+    let bench = Bench::new();
+    let machine = start(&bench, "", &[]);
+    let client = slow_save(&bench, bench.path("saved").to_str().unwrap(), 8192);
+    let threads = || fs::read_dir(format!("/proc/{}/task", machine.pid())).unwrap().count();
+    let before = threads();
+    // What one client hears until its connection is closed.
+    let ask = |method: &str| {
+        let mut stream = UnixStream::connect(bench.path("minivmm/vm0.sock")).unwrap();
+        let _ = write!(stream, "{method} /v1/copy HTTP/1.1\r\nConnection: close\r\n\r\n");
+        let (mut heard, mut bytes) = (Vec::new(), [0; 4096]);
+        while let Ok(count @ 1..) = stream.read(&mut bytes) {
+            heard.extend(&bytes[..count]);
+        }
+        String::from_utf8(heard).unwrap()
+    };
+    // As many connections as there may be are answered, each; of more some are closed.
+    for (clients, all_fit) in [(24, true), (100, false)] {
+        thread::scope(|scope| {
+            for _ in 0..clients {
+                scope.spawn(|| {
+                    for _ in 0..dose(100) {
+                        let heard = ask("GET");
+                        assert!(!all_fit || heard.contains("\"total\":"), "{heard}");
+                    }
+                });
+            }
+        });
+    }
+    let begun = Instant::now();
+    while threads() > before {
+        assert!(begun.elapsed() < LIMIT, "{} threads are left of {before}", threads());
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(ask("GET").contains("200"));
+    assert!(ask("DELETE").contains("204"));
+    let mut answer = String::new();
+    let mut client = client;
+    client.set_read_timeout(Some(LIMIT)).unwrap();
+    while !answer.contains("cancelled") {
+        let mut bytes = [0; 4096];
+        let count = client.read(&mut bytes).unwrap();
+        assert!(count > 0, "{answer}");
+        answer.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+    }
     let writes = original_wrote(machine);
     bench.assert_disk(&bench.image, &[], writes);
 }

@@ -275,6 +275,11 @@ fn a_sync_that_fails_is_an_error_once_and_the_next_flush_tells_the_truth() {
         survives(Setup::new(Format::Qcow2(64 << 10)).failing(sync));
     }
     survives(Setup::new(Format::Qcow2(512)).failing(33).without_uring());
+    // What was copied from the base into the clusters that the guest wrote to is not the guest's to write again.
+    for sync in [20, 30, 31] {
+        survives(Setup::new(Format::Overlay(64 << 10)).failing(sync));
+    }
+    survives(Setup::new(Format::Overlay(64 << 10)).options(",direct").failing(30));
 }
 
 /// The test itself: a run whose flushes are none, or are acknowledged when they begin, does not pass.

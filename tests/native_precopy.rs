@@ -190,7 +190,8 @@ fn pages_that_are_emptied_meanwhile_are_empty_in_the_copy() {
                 ControlFlow::Continue(())
             })
             .unwrap();
-        assert_eq!(report.rounds, rounds);
+        // One that writes anything else meanwhile takes more of them.
+        assert!(report.rounds >= rounds, "{report:?}");
         let output = Output::default();
         let builder = SavedMachine::open(embedded.folder("saved")).unwrap().into_builder();
         let machine = builder.output(output.clone()).start().unwrap();

@@ -15,6 +15,9 @@ const DEPTH_MAX: usize = 16;
 const MODULES_MAX: usize = 100_000;
 /// Maximum length of a module; Debian's largest has 8 MB.
 const MODULE_MAX: u64 = 256 << 20;
+/// The list of an installed kernel's modules, and that of a tree in which one was built.
+const DEP: &str = "modules.dep";
+const ORDER: &str = "modules.order";
 /// The key of a module's dependencies (scripts/mod/modpost.c).
 const DEPENDS: &[u8] = b"\0depends=";
 
@@ -52,6 +55,8 @@ pub struct Module {
 /// The modules of one kernel.
 pub struct Modules {
     folder: PathBuf,
+    /// The file in it that names them.
+    list: &'static str,
     files: HashMap<String, PathBuf>,
     builtin: HashSet<String>,
     read: Box<ReadFile>,
@@ -80,13 +85,14 @@ impl Modules {
     /// It cannot be read.
     pub fn open(folder: &Path) -> io::Result<Self> {
         let read = |path: &Path| limited(fs::File::open(path)?);
-        if folder.join("modules.dep").exists() {
+        if folder.join(DEP).exists() {
             return Self::listed(folder, Box::new(read));
         }
         let mut files = HashMap::new();
         collect(&folder.join("kernel"), DEPTH_MAX, &mut files)?;
         Ok(Modules {
             folder: folder.to_path_buf(),
+            list: DEP,
             files,
             builtin: builtin(folder, &read),
             read: Box::new(read),
@@ -98,11 +104,36 @@ impl Modules {
     /// # Errors
     /// There is no modules.dep, or it cannot be read.
     pub fn listed(folder: &Path, read: Box<ReadFile>) -> io::Result<Self> {
-        let list = read(&folder.join("modules.dep"))?;
+        let list = read(&folder.join(DEP))?;
         let list = String::from_utf8_lossy(&list);
         let paths = list.lines().filter_map(|line| line.split_once(':')).take(MODULES_MAX);
         let files = paths.map(|(path, _)| (module_name(Path::new(path)), folder.join(path))).collect();
-        Ok(Modules { folder: folder.to_path_buf(), files, builtin: builtin(folder, &*read), read })
+        Ok(Modules { folder: folder.to_path_buf(), list: DEP, files, builtin: builtin(folder, &*read), read })
+    }
+
+    /// Lists the modules that were built in `tree`, a folder in which Linux was built: those of its modules.order, which lie where their
+    /// sources are.
+    ///
+    /// # Errors
+    /// There is no modules.order, or it cannot be read.
+    pub fn built(tree: &Path) -> io::Result<Self> {
+        let read = |path: &Path| limited(fs::File::open(path)?);
+        let list = read(&tree.join(ORDER))?;
+        let list = String::from_utf8_lossy(&list);
+        // Before Linux 5.4 with `kernel/` in front, since 6.2 as objects.
+        let file = |line: &str| {
+            let path = line.strip_prefix("kernel/").unwrap_or(line);
+            path.strip_suffix(".o").map_or_else(|| path.to_owned(), |stem| format!("{stem}.ko"))
+        };
+        let paths = list.lines().filter(|line| !line.is_empty()).take(MODULES_MAX).map(file);
+        let files = paths.map(|path| (module_name(Path::new(&path)), tree.join(path))).collect();
+        Ok(Modules {
+            folder: tree.to_path_buf(),
+            list: ORDER,
+            files,
+            builtin: builtin(tree, &read),
+            read: Box::new(read),
+        })
     }
 
     /// Whether there is a module of this name.
@@ -118,6 +149,11 @@ impl Modules {
     /// The folder that was listed.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// The file in it that names its modules; it may be missing in a package that was never installed.
+    pub fn list(&self) -> PathBuf {
+        self.folder.join(self.list)
     }
 
     /// Where the file of a module is, by its name or that of its file.
@@ -269,6 +305,28 @@ mod tests {
         assert_eq!(order(folder.path(), &["a"]).unwrap(), ["b.ko", "a.ko"]);
         let error = order(folder.path(), &["c"]).unwrap_err();
         assert!(error.to_string().contains("has no module c"), "{error}");
+    }
+
+    #[test]
+    fn modules_of_a_tree_that_was_built_are_where_their_sources_are() {
+        let folder = tree(&[("a.ko", "b"), ("b.ko", "c_d")]);
+        // The sources are in drivers/, which is in kernel/ when it is installed.
+        fs::rename(folder.path().join("kernel/drivers"), folder.path().join("drivers")).unwrap();
+        for lines in [
+            "drivers/a.ko\ndrivers/b.ko\n",
+            "kernel/drivers/a.ko\nkernel/drivers/b.ko\n",
+            "drivers/a.o\ndrivers/b.o\n",
+        ] {
+            fs::write(folder.path().join(ORDER), lines).unwrap();
+            fs::write(folder.path().join("modules.builtin"), "kernel/lib/c-d.ko\n").unwrap();
+            let none = |_: Compression, _: &[u8]| Err(io::ErrorKind::Unsupported.into());
+            let modules = Modules::built(folder.path()).unwrap();
+            let order: Vec<_> =
+                modules.load(&["a"], &none).unwrap().into_iter().map(|one| one.file).collect();
+            assert_eq!(order, ["b.ko", "a.ko"], "{lines}");
+            assert_eq!(modules.list(), folder.path().join(ORDER));
+        }
+        assert!(Modules::built(Path::new("/nonexistent")).is_err());
     }
 
     #[test]

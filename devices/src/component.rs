@@ -116,6 +116,14 @@ pub enum StateError {
         /// What differs.
         reason: String,
     },
+    /// Valid, but of a machine on another host.
+    #[error("{reason}; restore it on a host that offers as much, or boot the machine anew")]
+    Host {
+        /// Kind of the component.
+        kind: &'static str,
+        /// What this host lacks.
+        reason: String,
+    },
     /// No component can be in this state.
     #[error(
         "the saved state of {kind} is damaged: {reason}; use another copy of it, or save the machine again"
@@ -146,6 +154,11 @@ impl StateError {
     /// [`StateError::Mismatch`] for `reason`, made fit to be shown.
     pub fn mismatch(kind: &'static str, reason: impl Display) -> Self {
         StateError::Mismatch { kind, reason: shown(reason) }
+    }
+
+    /// [`StateError::Host`] for `reason`, made fit to be shown.
+    pub fn host(kind: &'static str, reason: impl Display) -> Self {
+        StateError::Host { kind, reason: shown(reason) }
     }
 
     /// [`StateError::Damaged`] for `reason`, made fit to be shown.

@@ -226,6 +226,11 @@ impl Host {
         Some(limits::apply_cgroup_limits(self, memory))
     }
 
+    /// The memory of the host below this process, in one system call: not all that it has may be for this process.
+    pub(crate) fn physical_memory() -> Option<Memory> {
+        limits::from_sysinfo()
+    }
+
     /// The host's memory, from /proc/meminfo.
     fn all_memory(&self) -> Option<Memory> {
         let text = read(&self.path("/proc/meminfo"));

@@ -9,6 +9,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use super::lock::{Kind, is_locked, try_lock};
+use super::open_now::open_now;
+
 /// Names that are tried for a file without a name of its own.
 const ATTEMPTS: u32 = 100;
 
@@ -37,6 +40,8 @@ impl NewFile {
     /// The same, with a temporary name.
     fn named(target: &Path) -> io::Result<Self> {
         let (file, temporary) = try_names(target, |path| options().create_new(true).open(path))?;
+        // For those that do not see this process; see [`sweep`]. A file system without locks has none of these.
+        let _ = try_lock(&file, Kind::Exclusive);
         Ok(NewFile { file, target: target.into(), temporary: Some(temporary) })
     }
 
@@ -186,14 +191,56 @@ pub(super) fn folder(target: &Path) -> &Path {
     target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Removes what processes that were killed have left beside `target`: files on their way to its name, or those that had it before.
+pub(crate) fn sweep(target: &Path) {
+    let Some(name) = target.file_name() else { return };
+    let beginning = beginning(name);
+    for entry in fs::read_dir(folder(target)).into_iter().flatten().flatten() {
+        let pid = pid_of(&beginning, entry.file_name().as_bytes());
+        if pid.is_some_and(is_gone) && !is_in_use(&entry.path()) {
+            // The next one tries again.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The process whose temporary file this is.
+fn pid_of(beginning: &OsStr, name: &[u8]) -> Option<u32> {
+    let number = name.strip_prefix(beginning.as_bytes())?.strip_suffix(b".part")?;
+    let (pid, attempt) = std::str::from_utf8(number).ok()?.split_once('-')?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    (is_number(pid) && is_number(attempt)).then(|| pid.parse().ok())?
+}
+
+/// Whether there is no such process here.
+fn is_gone(pid: u32) -> bool {
+    let gone = |path: &Path| fs::metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    fs::metadata("/proc/self").is_ok() && gone(&Path::new("/proc").join(pid.to_string()))
+}
+
+/// Whether a process that is not seen from here has it, or it is no file.
+fn is_in_use(path: &Path) -> bool {
+    open_now(path, File::options().read(true), libc::O_NOFOLLOW)
+        .and_then(|file| is_locked(&file))
+        .unwrap_or(true)
+}
+
+/// How the temporary names of a file begin.
+fn beginning(name: &OsStr) -> OsString {
+    let mut temporary = OsString::from(".");
+    // Room for the rest in a name of 255 bytes.
+    temporary.push(OsStr::from_bytes(name.as_bytes().get(..200).unwrap_or(name.as_bytes())));
+    temporary.push(".");
+    temporary
+}
+
 /// Calls `make` with names beside `target` until one is free.
 fn try_names<T>(target: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<(T, PathBuf)> {
+    sweep(target);
     let name = target.file_name().unwrap_or(OsStr::new("file"));
     for attempt in 0..ATTEMPTS {
-        let mut temporary = OsString::from(".");
-        // Room for the rest in a name of 255 bytes.
-        temporary.push(OsStr::from_bytes(name.as_bytes().get(..200).unwrap_or(name.as_bytes())));
-        temporary.push(format!(".{}-{attempt}.part", std::process::id()));
+        let mut temporary = beginning(name);
+        temporary.push(format!("{}-{attempt}.part", std::process::id()));
         let path = folder(target).join(temporary);
         match make(&path) {
             Ok(made) => return Ok((made, path)),
@@ -301,6 +348,41 @@ mod tests {
             assert_eq!(new.exchange().unwrap_err().kind(), ErrorKind::NotFound);
             assert_eq!(names(folder.path()), ["image"]);
         }
+    }
+
+    #[test]
+    fn what_killed_processes_have_left_goes_with_the_next_file_of_that_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("image");
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let gone = child.id();
+        child.wait().unwrap();
+        let own = std::process::id();
+        let stays = [
+            format!(".image.{own}-99.part"),
+            ".image.1-0.part".into(),
+            format!(".image.{gone}-x.part"),
+            format!(".image.{gone}.part"),
+            format!(".other.{gone}-0.part"),
+            format!("image.{gone}-0.part"),
+        ];
+        let goes = [format!(".image.{gone}-0.part"), format!(".image.{gone}-17.part")];
+        let path = |name: &String| folder.path().join(name);
+        stays.iter().chain(&goes).for_each(|name| fs::write(path(name), "").unwrap());
+        // Somebody whom this process does not see has it.
+        let held = File::options().write(true).open(path(&goes[0])).unwrap();
+        assert!(try_lock(&held, Kind::Exclusive).unwrap());
+        NewFile::named(&target).unwrap().keep(false).unwrap();
+        assert!(path(&goes[0]).exists() && !path(&goes[1]).exists());
+        drop(held);
+        let wait = std::time::Instant::now();
+        while path(&goes[0]).exists() {
+            // A program that another test starts has the lock until it runs.
+            assert!(wait.elapsed() < std::time::Duration::from_secs(60));
+            NewFile::create(&target).unwrap().keep(true).unwrap();
+        }
+        assert!(stays.iter().all(|name| path(name).exists()));
+        assert_eq!(names(folder.path()).len(), stays.len() + 1);
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Clocks {
         *self.0.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What kvm-clock was when it was saved, once it was loaded.
+    /// What kvm-clock was when it was saved, once it was loaded: for states of version 0.2.0, which do not say what a TSC showed then.
     pub(super) fn nanoseconds_then(&self) -> Option<u64> {
         self.get_loaded().map(|loaded| loaded.then.nanoseconds)
     }

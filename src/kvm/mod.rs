@@ -15,6 +15,7 @@ pub(crate) mod irq;
 pub(crate) mod kick;
 pub(crate) mod memory;
 mod msrs;
+mod nested;
 mod posture;
 mod probe;
 mod raw;

@@ -34,10 +34,13 @@ const AT_ONCE: usize = 200;
 /// More than any host lists, by far: a saved state that has more is damaged.
 const MOST_SAVED: usize = 4096;
 
+/// IA32_FEATURE_CONTROL (Intel SDM vol. 3 §25.7): it locks VMX on or off.
+pub(super) const FEATURE_CONTROL: u32 = 0x3a;
+
 /// Registers that a host may refuse to take back.
 const MAY_BE_REFUSED: [(u32, &str); 1] = [
-    // Intel SDM vol. 3 §25.7: it locks VMX on or off. A vCPU without VMX has none, and KVM lists it all the same.
-    (0x3a, "IA32_FEATURE_CONTROL: only a vCPU with VMX or machine-check recovery has it"),
+    // A vCPU without VMX has none, and KVM lists it all the same.
+    (FEATURE_CONTROL, "IA32_FEATURE_CONTROL: only a vCPU with VMX or machine-check recovery has it"),
 ];
 
 /// The registers to set on every vCPU.

@@ -4,12 +4,10 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use kvm_bindings::Msrs;
 use kvm_ioctls::VcpuFd;
 
-use super::baseline::{CpuBaseline, CpuMismatch};
 use super::vcpu_state::VcpuHost;
-use super::{KvmError, call, cpuid::CpuidTemplate, decode, regs};
+use super::{KvmError, call, cpuid::CpuidTemplate, decode, msrs, regs};
 use boot::entry::CpuState;
 
 /// How to enter the guest.
@@ -123,6 +121,8 @@ impl fmt::Display for Unhandled {
 pub(crate) struct Vcpu {
     id: u32,
     fd: VcpuFd,
+    /// Of its TSC, where KVM says it. Each question to a vCPU has KVM load it, so that this one is asked once.
+    pub(super) tsc_khz: Option<u32>,
     host: Arc<VcpuHost>,
 }
 
@@ -131,15 +131,22 @@ impl Vcpu {
         id: u32,
         fd: VcpuFd,
         cpuid: &mut CpuidTemplate,
-        msrs: &Msrs,
+        tsc_khz: Option<u32>,
         host: Arc<VcpuHost>,
     ) -> Result<Self, KvmError> {
         fd.set_cpuid2(cpuid.for_vcpu(id)).map_err(call("take the vCPU's CPUID"))?;
-        let written = fd.set_msrs(msrs).map_err(call("take the vCPU's MSRs"))?;
-        if written != msrs.as_slice().len() {
-            return Err(KvmError::Missing("a model-specific register that every x86 processor has"));
+        Ok(Vcpu { id, fd, tsc_khz, host })
+    }
+
+    /// Sets the registers that firmware would have set before a kernel boots.
+    pub(crate) fn set_firmware_msrs(&self) -> Result<(), KvmError> {
+        let msrs = msrs::boot_msrs()?;
+        let written = self.fd.set_msrs(&msrs).map_err(call("take the vCPU's MSRs"))?;
+        if written == msrs.as_slice().len() {
+            Ok(())
+        } else {
+            Err(KvmError::Missing("a model-specific register that every x86 processor has"))
         }
-        Ok(Vcpu { id, fd, host })
     }
 
     /// The APIC id, which is the vCPU's number as well.
@@ -174,11 +181,6 @@ impl Vcpu {
     /// Where the guest stands, for error messages.
     pub(crate) fn rip(&self) -> Option<u64> {
         self.fd.get_regs().ok().map(|regs| regs.rip)
-    }
-
-    /// Whether a guest that was told `cpu` can go on here. This vCPU has the CPUID of a new one.
-    pub(crate) fn check(&self, cpu: &CpuBaseline) -> Result<Result<(), CpuMismatch>, KvmError> {
-        Ok(cpu.check(&CpuBaseline::of_vcpu(&self.fd, &self.host.device)?))
     }
 
     pub(super) fn fd(&self) -> &VcpuFd {

@@ -1,32 +1,32 @@
 //! A vCPU's state: what is read from KVM, in which order, and how it is written into a vCPU that has not run yet.
 //!
 //! The orders matter. Saving: MP_STATE first, since KVM then takes up a pending INIT or SIPI; the MSRs before the LAPIC, so that a
-//! timer that fires meanwhile is in one of the two. Loading: the system registers before XCRS (CR4.OSXSAVE), the LAPIC after the APIC
+//! timer that fires meanwhile is in one of the two. Loading: the system registers before XCRS (CR4.OSXSAVE) and, with the registers, before the guests of a guest, the LAPIC after the APIC
 //! base in the system registers and before the MSRs, the TSC (which wants kvm-clock) before its deadline, the pending events last.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::component::{Component, State, StateError, hex};
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_STATE_NESTED_FORMAT_VMX, KVM_STATE_NESTED_GUEST_MODE,
-    KVM_STATE_NESTED_RUN_PENDING, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Xsave, kvm_cpuid_entry2,
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Xsave, kvm_cpuid_entry2,
     kvm_debugregs, kvm_device_attr, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs, kvm_vcpu_events,
     kvm_xcrs, kvm_xsave,
 };
-use kvm_ioctls::{Cap, Error, KvmNestedStateBuffer, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, Error, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::fam::FamStruct;
 use vmm_sys_util::{ioctl::ioctl_with_ref, ioctl_iow_nr};
 
-use super::baseline::CpuBaseline;
+use super::baseline::{CpuBaseline, CpuMismatch};
 use super::clocks::{Clocks, ticks};
 use super::cpuid;
-use super::msrs::{self, TSC, TSC_DEADLINE};
+use super::msrs::{self, FEATURE_CONTROL, TSC, TSC_DEADLINE};
+use super::nested::NestedState;
 use super::raw::Raw;
 use super::vcpu::Vcpu;
 use super::vm::KvmDevice;
 
-const KIND: &str = "vcpu";
+pub(super) const KIND: &str = "vcpu";
 const VERSION: u16 = 1;
 
 /// Leaf 1 EDX: the local APIC is there. KVM clears it for a guest that has switched it off.
@@ -69,6 +69,9 @@ struct VcpuState {
     tsc_at: Option<TscAt>,
     msrs: Vec<(u32, u64)>,
     cpuid: Vec<Raw<kvm_cpuid_entry2>>,
+    /// Of a guest that runs guests of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nested: Option<NestedState>,
 }
 
 /// kvm-clock in nanoseconds, and what the guest's TSC shows then.
@@ -91,6 +94,11 @@ impl VcpuHost {
         VcpuHost { device, vm, anchor: Mutex::default(), clocks }
     }
 
+    /// Bytes at most that this host's KVM keeps of a guest with guests of its own; 0 if it has no such guests.
+    fn nested_len(&self) -> usize {
+        usize::try_from(self.vm.check_extension_int(Cap::NestedState)).unwrap_or(0)
+    }
+
     /// Bytes of the XSAVE area on this host (KVM api §4.134).
     fn xsave_len(&self) -> usize {
         usize::try_from(self.vm.check_extension_int(Cap::Xsave2)).unwrap_or(0).max(XSAVE)
@@ -98,7 +106,7 @@ impl VcpuHost {
 }
 
 /// KVM refused to `what`.
-fn refused(what: &'static str) -> impl Fn(Error) -> StateError {
+pub(super) fn refused(what: &'static str) -> impl Fn(Error) -> StateError {
     move |error| {
         let source = std::io::Error::from_raw_os_error(error.errno());
         StateError::refused(KIND, format!("KVM refused to {what}: {source}"))
@@ -110,6 +118,7 @@ impl Component for Vcpu {
         State::new(KIND, VERSION, &self.read_state()?)
     }
 
+    /// Into a vCPU that has not run.
     fn load(&mut self, state: &State) -> Result<(), StateError> {
         self.write_state(&state.open(KIND, VERSION)?)
     }
@@ -118,10 +127,10 @@ impl Component for Vcpu {
 impl Vcpu {
     fn read_state(&self) -> Result<VcpuState, StateError> {
         let fd = self.fd();
-        self.check_not_nested()?;
         let mp_state = fd.get_mp_state().map_err(refused("give the run state"))?;
         let regs = fd.get_regs().map_err(refused("give the registers"))?;
         let sregs = fd.get_sregs().map_err(refused("give the system registers"))?;
+        let nested = if self.host().nested_len() > 0 { NestedState::read(fd, sregs.efer)? } else { None };
         let xsave = read_xsave(fd, self.host().xsave_len())?;
         // Without XSAVE KVM gives an empty list, and takes none.
         let xcrs = fd.get_xcrs().ok().filter(|xcrs| xcrs.nr_xcrs > 0).map(Raw);
@@ -141,21 +150,27 @@ impl Vcpu {
             debug_regs: Raw(debug_regs),
             lapic: Raw(lapic),
             events: Raw(events),
-            tsc_khz: self.tsc_khz(),
+            tsc_khz: self.tsc_khz,
             tsc_offset,
             tsc_at,
             msrs,
             cpuid: self.cpuid()?,
+            nested,
         })
     }
 
-    fn write_state(&self, state: &VcpuState) -> Result<(), StateError> {
-        let fd = self.fd();
+    fn write_state(&mut self, state: &VcpuState) -> Result<(), StateError> {
         self.take_cpuid(state)?;
         self.set_frequency(state.tsc_khz)?;
+        let fd = self.fd();
         fd.set_mp_state(state.mp_state.0).map_err(refused("take the run state"))?;
         fd.set_regs(&state.regs.0).map_err(refused("take the registers"))?;
         fd.set_sregs(&state.sregs.0).map_err(refused("take the system registers"))?;
+        if let Some(nested) = &state.nested {
+            // VMX is not switched on without it.
+            self.put_msrs(&msrs_of(state, FEATURE_CONTROL))?;
+            nested.write(fd, self.host().nested_len())?;
+        }
         if let Some(Raw(xcrs)) = &state.xcrs {
             fd.set_xcrs(xcrs).map_err(refused("take the extended control registers"))?;
         }
@@ -167,20 +182,20 @@ impl Vcpu {
     }
 
     fn write_msrs(&self, state: &VcpuState) -> Result<(), StateError> {
-        let of = |wanted: u32| state.msrs.iter().copied().filter(move |(index, _)| *index == wanted);
+        let of = |wanted: u32| msrs_of(state, wanted).into_iter();
         let late = |index: u32| index == TSC || index == TSC_DEADLINE;
         let early: Vec<_> = state.msrs.iter().copied().filter(|(index, _)| !late(*index)).collect();
         self.put_msrs(&early)?;
         if let Some((_, tsc)) = of(TSC).next_back() {
             self.write_tsc(tsc, state)?;
         }
-        // A deadline stays where it is: one that has passed meanwhile fires at once.
-        self.put_msrs(&of(TSC_DEADLINE).collect::<Vec<_>>())
+        // A deadline stays where it is: one that has passed meanwhile fires at once. A new vCPU has none.
+        self.put_msrs(&of(TSC_DEADLINE).filter(|(_, deadline)| *deadline != 0).collect::<Vec<_>>())
     }
 
     /// Has the TSC go on as kvm-clock does, which was loaded before: the first vCPU's, and the others' at their distance to that.
     fn write_tsc(&self, tsc: u64, state: &VcpuState) -> Result<(), StateError> {
-        let khz = state.tsc_khz.or_else(|| self.fd().get_tsc_khz().ok()).unwrap_or(0);
+        let khz = state.tsc_khz.or(self.tsc_khz).unwrap_or(0);
         let (host, fd) = (self.host(), self.fd());
         let mut anchor = host.anchor.lock().unwrap_or_else(PoisonError::into_inner);
         let is_first = self.id() == 0;
@@ -238,17 +253,17 @@ impl Vcpu {
     }
 
     /// A host with another TSC frequency has to scale the TSC, which few can.
-    fn set_frequency(&self, saved: Option<u32>) -> Result<(), StateError> {
-        let (Some(saved), Some(own)) = (saved, self.tsc_khz()) else { return Ok(()) };
+    fn set_frequency(&mut self, saved: Option<u32>) -> Result<(), StateError> {
+        let (Some(saved), Some(own)) = (saved, self.tsc_khz) else { return Ok(()) };
         if saved == own {
             return Ok(());
         }
         self.host().clocks.set_scaled();
-        self.fd().set_tsc_khz(saved).map_err(|_| {
-            let reason =
-                format!("its clock runs at {saved} kHz, this host's at {own} kHz, and KVM cannot scale it");
-            StateError::mismatch(KIND, reason)
-        })
+        self.fd()
+            .set_tsc_khz(saved)
+            .map_err(|_| StateError::host(KIND, CpuMismatch::Frequency { saved, host: own }))?;
+        self.tsc_khz = Some(saved);
+        Ok(())
     }
 
     /// The CPUID that the guest sees, as far as it does not depend on the guest's own control registers.
@@ -259,16 +274,16 @@ impl Vcpu {
         Ok(entries.into_iter().map(Raw).collect())
     }
 
-    /// Has the guest see the CPUID that it saw before, if this host offers all of that.
+    /// Has the guest see the CPUID that it saw before, if this host offers all of that. Nothing else asks that of a saved machine.
     fn take_cpuid(&self, state: &VcpuState) -> Result<(), StateError> {
         let own = self.cpuid()?;
-        if own == state.cpuid && self.tsc_khz() == state.tsc_khz {
+        if own == state.cpuid && self.tsc_khz == state.tsc_khz {
             return Ok(());
         }
         let entries = |raw: &[Raw<kvm_cpuid_entry2>]| raw.iter().map(|Raw(entry)| *entry).collect::<Vec<_>>();
         let (own, mut saved) = (entries(&own), entries(&state.cpuid));
         let [has, offers] = [&saved, &own].map(|entries| CpuBaseline::of_entries(entries, None));
-        has.check(&offers).map_err(|reason| StateError::mismatch(KIND, reason))?;
+        has.check(&offers).map_err(|reason| StateError::host(KIND, reason))?;
         for entry in &mut saved {
             match entry.function {
                 0x1 => entry.edx |= EDX_APIC,
@@ -280,30 +295,11 @@ impl Vcpu {
             .map_err(|_| StateError::damaged(KIND, format!("a CPUID of {} entries", saved.len())))?;
         self.fd().set_cpuid2(&saved).map_err(refused("take its CPUID"))
     }
+}
 
-    fn tsc_khz(&self) -> Option<u32> {
-        self.fd().get_tsc_khz().ok().filter(|khz| *khz > 0)
-    }
-
-    /// A guest that runs guests of its own has state in KVM that is not saved.
-    fn check_not_nested(&self) -> Result<(), StateError> {
-        if !self.host().vm.check_extension(Cap::NestedState) {
-            return Ok(());
-        }
-        let mut nested = KvmNestedStateBuffer::empty();
-        let found =
-            self.fd().nested_state(&mut nested).map_err(refused("give the state of nested guests"))?;
-        let busy = KVM_STATE_NESTED_GUEST_MODE | KVM_STATE_NESTED_RUN_PENDING;
-        let is_vmx = u32::from(nested.format) == KVM_STATE_NESTED_FORMAT_VMX;
-        // SAFETY: each bit pattern is a valid header of VMX, and KVM says that it has written one.
-        let is_vmx_on = is_vmx && unsafe { nested.hdr.vmx.vmxon_pa } != u64::MAX;
-        if found.is_some() || is_vmx_on || u32::from(nested.flags) & busy != 0 {
-            let reason = "its guest runs virtual machines of its own, whose state KVM keeps; stop them, and on Intel \
-                          processors remove the guest's module kvm_intel";
-            return Err(StateError::refused(KIND, reason));
-        }
-        Ok(())
-    }
+/// What a state says of one register: most often one value.
+fn msrs_of(state: &VcpuState, wanted: u32) -> Vec<(u32, u64)> {
+    state.msrs.iter().copied().filter(|(index, _)| *index == wanted).collect()
 }
 
 /// What the guest of a saved vCPU was told of its processor; `None` if the state does not say, and is then refused when it is loaded.

@@ -43,6 +43,12 @@ impl KvmDevice {
         KvmDevice { kvm, cpuid: OnceLock::new(), msrs: OnceLock::new() }
     }
 
+    /// Asks now what each machine's vCPUs will need, beside other work: below another hypervisor each leaf of CPUID takes microseconds.
+    /// What cannot be had is asked again, and said, when it is needed.
+    pub(crate) fn ask_ahead(&self) {
+        let _ = (self.cpuid(), self.saved_msrs());
+    }
+
     /// What it supports of CPUID.
     pub(super) fn cpuid(&self) -> Result<CpuidTemplate, KvmError> {
         match self.cpuid.get() {
@@ -126,15 +132,16 @@ impl Vm {
             self.disable_counters();
         }
         self.fd.create_irq_chip().map_err(call("make the interrupt controller"))?;
-        let msrs = msrs::boot_msrs()?;
         let host = Arc::new(VcpuHost::new(self.device.clone(), self.fd.clone(), self.clocks.clone()));
+        let mut tsc_khz = None;
         let make = |id| {
             let fd = self.fd.create_vcpu(u64::from(id)).map_err(call("make a vCPU"))?;
             // All have the same frequency. 0 and an error both say that KVM does not know it.
             if let (0, Ok(khz @ 1..)) = (id, fd.get_tsc_khz()) {
                 cpuid.set_frequencies(khz)?;
+                tsc_khz = Some(khz);
             }
-            Vcpu::new(id, fd, &mut cpuid, &msrs, host.clone())
+            Vcpu::new(id, fd, &mut cpuid, tsc_khz, host.clone())
         };
         let vcpus = (0..cpus).map(make).collect::<Result<Vec<_>, _>>()?;
         Ok(Vcpus { vcpus, physical_address_bits: cpuid.physical_address_bits() })

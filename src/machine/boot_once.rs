@@ -21,18 +21,18 @@ use super::files::BootFiles;
 use super::gate::VcpuGate;
 use super::generation;
 use super::loader::{Loading, Source};
+use super::parts::Parts;
 use super::pci;
 use super::port_end::PortEnd;
 use super::prefetch::Prefetch;
 use super::resources::Resources;
-use super::saved::{GuestClock, Restore, SaveError, SavedParts, SavedState, Unsaveable, rest, written_files};
+use super::saved::{Restore, SaveError, SavedParts, SavedState, Unsaveable, rest, written_files};
 use super::stats::{DeviceCounters, MemoryStats, Stats, UnfinishedStats};
 use super::supervisor::Event;
-use super::vcpu_handle::VcpuHandle;
 use super::vcpus::{VcpuContext, VcpuThreads};
 use super::{BootNumber, StartError, smbios};
 use crate::host::disk::Drive;
-use crate::kvm::memory::{GuestRam, MemoryLayout, Slot};
+use crate::kvm::memory::{GuestRam, Slot};
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::{KvmDevice, PAGE, Vcpus, Vm};
 use crate::saved::WorkingSet;
@@ -165,9 +165,6 @@ impl Boot {
         let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));
         let (board, vcpus) =
             assemble(resources, &vm, plan.as_ref(), (&layout, address_bits), &memory, &watch, &gate)?;
-        if let (Some(restore), Some(vcpu)) = (&saved, vcpus.first()) {
-            restore.check_cpu(vcpu)?;
-        }
         loading.finish()?;
         // Over the saved one, if there is one; a machine that only moves is the same one.
         if !is_held {
@@ -182,9 +179,11 @@ impl Boot {
         for worker in board.workers {
             worker.wait().map_err(StartError::Descriptors)?;
         }
-        let context =
-            VcpuContext { buses: Arc::new(board.buses), events: events.clone(), boot: number, gate };
-        // Whatever can fail has been done by now, but for the threads and a saved state.
+        let mut parts = Parts::new(&memory, &vm, vcpus, board.components);
+        if let Some(Restore { state, clock, .. }) = &saved {
+            parts.load(state.components()?, *clock, &vm)?;
+        }
+        // Whatever can fail has been done by now, but for the threads.
         if progress.is_stopped() {
             // The host answered too late: nobody would hold the machine.
             return Err(StartError::Interrupted);
@@ -192,23 +191,16 @@ impl Boot {
         progress.wait_for_caller();
         let called = resources.run_resources.about_to_run.call(&resources.forwards());
         called.map_err(StartError::Terminal)?;
-        let (threads, handles) = VcpuThreads::start(vcpus, &context)?;
-        let mut components = list_components(&memory, handles, &vm, board.components);
-        if let Some(Restore { state, clock, .. }) = saved {
-            let states = state.components()?;
-            if let (GuestClock::Host, Some(clock)) = (clock, states.get(CLOCK)) {
-                vm.follow_host_time(clock);
-            }
-            components.quiesce();
-            components.load(states)?;
-            if !is_held {
-                components.go();
-                // Before its vCPUs run: no guest makes random numbers from what another one has. Behind the devices, which lead the
-                // interrupts where the guest wants them.
-                board.generation.announce().map_err(StartError::describe)?;
-                threads.resume();
-                prefetch.iter().for_each(Prefetch::guest_runs);
-            }
+        let context =
+            VcpuContext { buses: Arc::new(board.buses), events: events.clone(), boot: number, gate };
+        let (threads, mut components) = parts.start(&context)?;
+        if saved.is_some() && !is_held {
+            components.go();
+            // Before its vCPUs run: no guest makes random numbers from what another one has. Behind the devices, which lead the
+            // interrupts where the guest wants them.
+            board.generation.announce().map_err(StartError::describe)?;
+            threads.resume();
+            prefetch.iter().for_each(Prefetch::guest_runs);
         }
         Ok(Boot {
             number,
@@ -328,22 +320,6 @@ impl Boot {
     }
 }
 
-/// The id of kvm-clock.
-const CLOCK: &str = "clock";
-
-/// All components, in the order of their list.
-fn list_components(memory: &Memory, vcpus: Vec<VcpuHandle>, vm: &Vm, devices: Components) -> Components {
-    let mut components = Components::default();
-    components.push("memory", MemoryLayout(memory.ram.clone()));
-    components.push(CLOCK, vm.clock());
-    for (number, vcpu) in vcpus.into_iter().enumerate() {
-        components.push(format!("vcpu{number}"), vcpu);
-    }
-    components.push("irqchip", vm.irqchip());
-    components.append(devices);
-    components
-}
-
 /// Guest address and bytes of each range of RAM.
 pub(super) fn ranges(layout: &RamLayout) -> Vec<(u64, u64)> {
     let mut ranges = vec![(layout.low.start, layout.low.end)];
@@ -423,6 +399,7 @@ fn assemble(
         ram.write_slice(&tables.bytes, GuestAddress(tables.base)).map_err(StartError::describe)?;
         ram.write_slice(&reset_code(), GuestAddress(layout::RESET_VECTOR)).map_err(StartError::describe)?;
         plan.write_tables(ram, tables.rsdp).map_err(StartError::describe)?;
+        vcpus.iter().try_for_each(Vcpu::set_firmware_msrs)?;
         if let Some(boot_processor) = vcpus.first() {
             boot_processor.set_entry(&plan.cpu_state())?;
         }

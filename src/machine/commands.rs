@@ -2,19 +2,24 @@
 //! [`Template::exec`](super::Template::exec).
 //!
 //! On `minivmm.run` init says `ready`, and reads one line: shell text that sets what the command is (see [`Task::line`]). It says `up` when
-//! the command begins, and `exit N` when it has ended with status N. On `minivmm.out` and `minivmm.err` is the command's output, behind
+//! the command begins, and `exit N` when it has ended with status N. It may say `init A B` before: its clock when it began, and when it
+//! was ready. `nodir` says that the directory for the command is not there, which then does not run. On `minivmm.out` and `minivmm.err` is the command's output, behind
 //! whose last byte init writes a random token; the host says there with a line that nobody reads any more. `minivmm.in` is the command's
-//! input.
+//! input. A command with a terminal has the guest's second virtio console, `hvc1`, for all three; the host says its size in lines that follow
+//! that of the command: rows and columns. If the command's files are wanted, init sends them as a tar archive on `minivmm.files` when the command
+//! has ended, and says `packed N` with the status of its tar.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::task::{Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use devices::console::ByteQueue;
+use virtio::console::TerminalSize;
 
 use super::run_resources::StreamPort;
 use super::{Exit, Machine};
@@ -38,6 +43,10 @@ pub(crate) struct CommandPorts {
     /// The opposite direction: takes the command.
     command: Arc<ByteQueue>,
     pub(crate) input: Arc<ByteQueue>,
+    /// A tar archive of the files that the command has left, if they are wanted.
+    pub(crate) files: Option<Arc<ByteQueue>>,
+    /// What the command reads from its terminal and writes to it, if it has one.
+    pub(crate) terminal: Option<[Arc<ByteQueue>; 2]>,
 }
 
 impl CommandPorts {
@@ -50,30 +59,57 @@ impl CommandPorts {
             run: queue(CAPACITY),
             command: queue(CAPACITY),
             input: queue(CAPACITY),
+            files: None,
+            terminal: None,
         }
+    }
+
+    /// With a port for the files that the command leaves.
+    pub(crate) fn with_files(self) -> Self {
+        CommandPorts { files: Some(Arc::new(ByteQueue::new(CAPACITY))), ..self }
+    }
+
+    /// With a terminal for the command.
+    pub(crate) fn with_terminal(self) -> Self {
+        let queue = || Arc::new(ByteQueue::new(CAPACITY));
+        CommandPorts { terminal: Some([queue(), queue()]), ..self }
     }
 
     /// The ports of the machine.
     pub(crate) fn streams(&self) -> Vec<StreamPort> {
         let ([out, err], [out_left, err_left]) = (&self.output, &self.reader_closed);
         let port = |name, input: &Arc<ByteQueue>, output: &Arc<ByteQueue>| StreamPort {
-            name,
+            name: Some(name),
             input: input.clone(),
             output: output.clone(),
         };
-        vec![
+        let mut ports = vec![
             port("minivmm.out", out_left, out),
             port("minivmm.err", err_left, err),
             port("minivmm.run", &self.command, &self.run),
             // Nothing comes from there.
             port("minivmm.in", &self.input, &Arc::new(ByteQueue::new(1))),
-        ]
+        ];
+        ports.extend(
+            self.files.as_ref().map(|files| port("minivmm.files", &Arc::new(ByteQueue::new(1)), files)),
+        );
+        ports.extend(self.terminal.as_ref().map(|[input, output]| StreamPort {
+            name: None,
+            input: input.clone(),
+            output: output.clone(),
+        }));
+        ports
     }
 
     /// Gives init its command. Does not wait.
     pub(crate) fn give(&self, line: &[u8]) {
         self.take_back();
         self.command.push_over(line);
+    }
+
+    /// Tells init that the command's terminal has another size. One that does not listen misses it.
+    pub(crate) fn resize(&self, size: TerminalSize) {
+        self.command.try_push(format!("{}\n", size_words(size)).as_bytes());
     }
 
     /// Takes back what an init before, or none, has not taken of its command.
@@ -83,8 +119,14 @@ impl CommandPorts {
 
     /// Closes the ports; buffered bytes are still read.
     pub(crate) fn close(&self) {
-        self.output.iter().chain([&self.run, &self.input]).for_each(|queue| queue.close());
+        let terminal = self.terminal.iter().flatten().chain(&self.files);
+        self.output.iter().chain([&self.run, &self.input]).chain(terminal).for_each(|queue| queue.close());
     }
+}
+
+/// Rows and columns, as stty(1) has them.
+fn size_words(size: TerminalSize) -> String {
+    format!("{} {}", size.rows, size.columns)
 }
 
 /// What init says.
@@ -96,6 +138,12 @@ pub(crate) enum Said {
     Up,
     /// The command has ended with this status.
     Exited(u8),
+    /// The files of the command are packed, with this status.
+    Packed(u8),
+    /// The guest has no such directory to run the command in.
+    NoDirectory,
+    /// Init took so long until it was ready.
+    Init(Duration),
 }
 
 /// Makes lines of what init says; those that are unknown are ignored.
@@ -123,8 +171,15 @@ impl InitLines {
 fn parse(line: &[u8]) -> Option<Said> {
     match std::str::from_utf8(line).ok()?.split_once(' ') {
         None if line == b"ready" => Some(Said::Ready),
+        None if line == b"nodir" => Some(Said::NoDirectory),
         None => (line == b"up").then_some(Said::Up),
         Some(("exit", status)) => status.parse().ok().map(Said::Exited),
+        Some(("packed", status)) => status.parse().ok().map(Said::Packed),
+        Some(("init", times)) => {
+            let (began, ready) = times.split_once(' ')?;
+            let took = ready.parse::<f64>().ok()? - began.parse::<f64>().ok()?;
+            Duration::try_from_secs_f64(took).ok().map(Said::Init)
+        }
         Some(_) => None,
     }
 }
@@ -135,6 +190,10 @@ pub(crate) struct Task<'a> {
     pub(crate) words: &'a [OsString],
     /// Names are those of shell variables.
     pub(crate) environment: &'a [(OsString, OsString)],
+    /// Where it runs, if not in `/`.
+    pub(crate) directory: Option<&'a Path>,
+    /// The command runs at its terminal, which has this size if one is known.
+    pub(crate) terminal: Option<Option<TerminalSize>>,
     /// Whether the command reads from the port for its input.
     pub(crate) input: bool,
     pub(crate) token: &'a str,
@@ -144,12 +203,20 @@ impl Task<'_> {
     /// The line: shell text without a newline in it, whatever bytes the words have. Besides the command it has the host's time, in
     /// seconds, and random bytes for the guest's pool, because clones of one guest have one pool.
     pub(crate) fn line(&self) -> io::Result<Vec<u8>> {
-        let Task { words, environment, input, token } = *self;
+        let Task { words, environment, directory, terminal, input, token } = *self;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let seed = random_hex(32)?;
-        let head =
-            format!("token={token}; input={}; now={now}; seed={seed}; environment() {{ :", u8::from(input));
+        let head = format!("token={token}; input={}; now={now}; seed={seed}; ", u8::from(input));
         let mut line = head.into_bytes();
+        if let Some(directory) = directory {
+            line.extend(b"workdir=");
+            quote(&mut line, directory.as_os_str());
+            line.extend(b"; ");
+        }
+        if let Some(size) = terminal {
+            line.extend(format!("terminal=1; size='{}'; ", size.map(size_words).unwrap_or_default()).bytes());
+        }
+        line.extend(b"environment() { :");
         for (name, value) in environment {
             line.extend(b"; export ");
             line.extend(name.as_bytes());
@@ -177,6 +244,13 @@ fn quote(line: &mut Vec<u8>, word: &OsStr) {
         }
     }
     line.push(b'\'');
+}
+
+/// Whether a shell takes this as the name of a variable.
+pub(crate) fn is_variable(name: &OsStr) -> bool {
+    let first = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'_';
+    let (bytes, other) = (name.as_bytes(), |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_');
+    bytes.first().is_some_and(first) && bytes.iter().all(other)
 }
 
 /// Random, so that no command prints it by chance.
@@ -278,7 +352,14 @@ mod tests {
         let all = OsString::from_vec((1..=255).collect());
         let words = ["sh", "-c", "echo 'it''s' $HOME \"x\"\n", "", "\\", " a\t", "\n\n", "%s"];
         let words: Vec<_> = words.map(OsString::from).into_iter().chain([all]).collect();
-        let task = Task { words: &words, environment: &[], input: true, token: "t0" };
+        let task = Task {
+            words: &words,
+            environment: &[],
+            directory: None,
+            terminal: None,
+            input: true,
+            token: "t0",
+        };
         let mut expected: Vec<u8> = words.iter().flat_map(|word| [word.as_bytes(), b"|"].concat()).collect();
         expected.extend(b"t0 1");
         for said in shells_say(&task, "printf '%s|' \"$@\"; printf %s \"$token $input\"") {
@@ -290,11 +371,16 @@ mod tests {
     fn environment_time_and_seed_are_the_commands() {
         let words = ["env".into()];
         let environment = [("A".into(), "it's\n$B".into()), ("B".into(), "".into())];
-        let task = Task { words: &words, environment: &environment, input: false, token: "t" };
-        let script = "(environment; exec sh -c 'echo \"<$A|$B>\"'); echo \"$A$input\" \"${#seed}\" \"$now\"";
+        let directory = Some(Path::new("/it's here"));
+        let terminal = Some(Some(TerminalSize { columns: 100, rows: 30 }));
+        let task =
+            Task { words: &words, environment: &environment, directory, terminal, input: false, token: "t" };
+        let script = "(environment; exec sh -c 'echo \"<$A|$B>\"'); echo \"$A$input\" \"$workdir\" $terminal $size \"${#seed}\" \"$now\"";
         for said in shells_say(&task, script) {
             let text = String::from_utf8(said).unwrap();
-            let now = text.strip_prefix("<it's\n$B|>\n0 64 ").unwrap_or_else(|| panic!("{text}"));
+            let now = text
+                .strip_prefix("<it's\n$B|>\n0 /it's here 1 30 100 64 ")
+                .unwrap_or_else(|| panic!("{text}"));
             let now = UNIX_EPOCH + Duration::from_secs(now.trim().parse().unwrap());
             assert!(SystemTime::now().duration_since(now).unwrap() < Duration::from_secs(600), "{text}");
         }
@@ -305,11 +391,20 @@ mod tests {
     fn lines_of_init_are_understood_and_others_are_not() {
         let (mut lines, mut heard) = (InitLines::default(), Vec::new());
         let long = [&[b'x'; 5000][..], b"\n"].concat();
-        for piece in
-            [&b"rea"[..], b"dy\nup\nexit 7\nexit 300\nexit\nup now\n\xff\n", &long, b"exit 0\nexit 9"]
-        {
+        for piece in [
+            &b"rea"[..],
+            b"dy\nup\nexit 7\nexit 300\nexit\nup now\n\xff\n",
+            &long,
+            b"exit 0\nexit 9",
+            b"\nnodir\ninit 1.25 1.5\ninit 2 1\ninit 1\ninit NaN inf\npacked 1\n",
+        ] {
             lines.push(piece, |said| heard.push(said));
         }
-        assert_eq!(heard, [Said::Ready, Said::Up, Said::Exited(7), Said::Exited(0)]);
+        let init = Said::Init(Duration::from_millis(250));
+        let exits = [Said::Exited(7), Said::Exited(0), Said::Exited(9)];
+        assert_eq!(
+            heard,
+            [&[Said::Ready, Said::Up], &exits[..], &[Said::NoDirectory, init, Said::Packed(1)]].concat()
+        );
     }
 }

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use devices::component::{Component, State};
+use devices::component::{Component, State, StateError};
 
 use super::saved::{RestoreError, SaveError};
 
@@ -49,27 +49,37 @@ impl Components {
         self.0.iter().rev().map(save).collect()
     }
 
-    /// Gives each component its state. All are quiesced; after an error none may run.
-    pub(super) fn load(&mut self, states: &States) -> Result<(), RestoreError> {
-        if let Some((id, _)) = self.0.iter().find(|(id, _)| !states.contains_key(id)) {
-            return Err(RestoreError::Missing(id.clone()));
-        }
-        if let Some(id) = states.keys().find(|id| self.0.iter().all(|(own, _)| own != *id)) {
-            return Err(RestoreError::unknown(id));
-        }
-        for (id, component) in &mut self.0 {
-            let state = states.get(id).ok_or_else(|| RestoreError::Missing(id.clone()))?;
-            component.load(state).map_err(|source| RestoreError::Component { id: id.clone(), source })?;
-        }
-        Ok(())
+    /// All of them, each with its id.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&str, &mut dyn Component)> {
+        self.0.iter_mut().map(|(id, component)| (id.as_str(), &mut **component as &mut dyn Component))
     }
+}
+
+/// Gives each component its state, in their order. All are quiesced; after an error none may run.
+pub(super) fn load<'a>(
+    components: impl Iterator<Item = (&'a str, &'a mut dyn Component)>,
+    states: &States,
+) -> Result<(), RestoreError> {
+    let mut components: Vec<_> = components.collect();
+    if let Some((id, _)) = components.iter().find(|(id, _)| !states.contains_key(*id)) {
+        return Err(RestoreError::Missing((*id).to_owned()));
+    }
+    if let Some(id) = states.keys().find(|id| components.iter().all(|(own, _)| *own != id.as_str())) {
+        return Err(RestoreError::unknown(id));
+    }
+    for (id, component) in &mut components {
+        let state = states.get(*id).ok_or_else(|| RestoreError::Missing((*id).to_owned()))?;
+        component.load(state).map_err(|source| match source {
+            StateError::Host { reason, .. } => RestoreError::Processor(reason),
+            source => RestoreError::Component { id: (*id).to_owned(), source },
+        })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{self, Sender};
-
-    use devices::component::StateError;
 
     use super::*;
 
@@ -80,6 +90,9 @@ mod tests {
         calls: Sender<String>,
         number: u32,
     }
+
+    /// A number that no host has.
+    const LACKS_AVX: u32 = 99;
 
     impl Part {
         fn say(&self, what: &str) {
@@ -98,7 +111,10 @@ mod tests {
         fn load(&mut self, state: &State) -> Result<(), StateError> {
             self.say("load");
             self.number = state.open("part", 1)?;
-            Ok(())
+            match self.number {
+                LACKS_AVX => Err(StateError::host("part", "this host lacks avx2")),
+                _ => Ok(()),
+            }
         }
         fn go(&mut self) {
             self.say("go");
@@ -117,17 +133,26 @@ mod tests {
         assert_eq!(called(), ["quiesce memory", "quiesce vcpu0", "quiesce pci"]);
         let mut states = components.save().unwrap();
         assert_eq!(called(), ["save pci", "save vcpu0", "save memory"]);
-        components.load(&states).unwrap();
+        load(components.iter_mut(), &states).unwrap();
         assert_eq!(called(), ["load memory", "load vcpu0", "load pci"]);
         components.go();
         assert_eq!(called(), ["go pci", "go vcpu0", "go memory"]);
+        // What a host lacks is said as it is: which part found it does not matter.
+        let lacks = State::new("part", 1, &LACKS_AVX).unwrap();
+        let vcpu = states.insert("vcpu0".into(), lacks).unwrap();
+        let error = load(components.iter_mut(), &states).unwrap_err();
+        let sentence =
+            "this host lacks avx2; restore it on a host that offers as much, or boot the machine anew";
+        assert!(matches!(error, RestoreError::Processor(_)) && error.to_string() == sentence, "{error}");
+        assert_eq!(called(), ["load memory", "load vcpu0"], "nothing behind it");
+        states.insert("vcpu0".into(), vcpu);
         // Nothing is loaded where a component is too many or too few.
         let vda = states["pci"].clone();
         states.insert("vda\u{1b}[2J".into(), vda);
-        let error = components.load(&states).unwrap_err().to_string();
+        let error = load(components.iter_mut(), &states).unwrap_err().to_string();
         assert!(error.contains("`vda\\u{1b}[2J`") && error.contains("same specification"), "{error}");
         states.retain(|id, _| id == "pci");
-        let error = components.load(&states).unwrap_err().to_string();
+        let error = load(components.iter_mut(), &states).unwrap_err().to_string();
         assert!(error.contains("`memory`") && error.contains("same specification"), "{error}");
         assert!(called().is_empty());
     }

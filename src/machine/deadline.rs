@@ -123,15 +123,26 @@ pub(crate) fn within<T: Send + 'static, E: From<StartError> + Send + 'static>(
     progress: &Progress,
     work: impl FnOnce(&Progress) -> Result<T, E> + Send + 'static,
 ) -> Result<(T, BlockingThread), E> {
-    limited(LIMIT, thread, progress, work)
+    limited(LIMIT, thread, progress, work, || ()).0
 }
 
-fn limited<T: Send + 'static, E: From<StartError> + Send + 'static>(
+/// The same; the caller does `beside` before it waits.
+pub(crate) fn within_and<T: Send + 'static, E: From<StartError> + Send + 'static, B>(
+    thread: BlockingThread,
+    progress: &Progress,
+    work: impl FnOnce(&Progress) -> Result<T, E> + Send + 'static,
+    beside: impl FnOnce() -> B,
+) -> (Result<(T, BlockingThread), E>, B) {
+    limited(LIMIT, thread, progress, work, beside)
+}
+
+fn limited<T: Send + 'static, E: From<StartError> + Send + 'static, B>(
     limit: Duration,
     thread: BlockingThread,
     progress: &Progress,
     work: impl FnOnce(&Progress) -> Result<T, E> + Send + 'static,
-) -> Result<(T, BlockingThread), E> {
+    beside: impl FnOnce() -> B,
+) -> (Result<(T, BlockingThread), E>, B) {
     // It holds one result. A channel without a bound would take room for 31 of these, which are large.
     let (sender, receiver) = mpsc::sync_channel::<Result<Result<T, E>, Box<dyn Any + Send>>>(1);
     let own = progress.clone();
@@ -141,18 +152,20 @@ fn limited<T: Send + 'static, E: From<StartError> + Send + 'static>(
         let _ = sender.send(catch_unwind(AssertUnwindSafe(|| work(&own))));
         own.end();
     });
+    let beside = beside();
     if let Err(error) = progress.wait(limit) {
         // Work that is not stuck ends now, and gives back what it holds, such as the name of a socket.
         if !progress.ends_within(LINGER) {
             thread.leave();
         }
-        return Err(error.into());
+        return (Err(error.into()), beside);
     }
-    match receiver.recv() {
+    let result = match receiver.recv() {
         Ok(Ok(result)) => result.map(|result| (result, thread)),
         Ok(Err(panic)) => resume_unwind(panic),
         Err(_) => Err(StartError::Internal("the start").into()),
-    }
+    };
+    (result, beside)
 }
 
 #[cfg(test)]
@@ -169,19 +182,26 @@ mod tests {
     fn work_that_goes_on_has_all_the_time_that_its_steps_take() {
         let (progress, begin) = (Progress::default(), Instant::now());
         // Longer than a busy host takes for one step, and shorter than all of them.
-        let done = limited(20 * SHORT, thread(), &progress, |progress| {
-            (0..24).for_each(|step| {
-                progress.begin(format!("step {step}"));
-                std::thread::sleep(SHORT);
-            });
-            Ok::<u32, StartError>(7)
-        });
+        let done = limited(
+            20 * SHORT,
+            thread(),
+            &progress,
+            |progress| {
+                (0..24).for_each(|step| {
+                    progress.begin(format!("step {step}"));
+                    std::thread::sleep(SHORT);
+                });
+                Ok::<u32, StartError>(7)
+            },
+            || (),
+        )
+        .0;
         let (result, thread) = done.unwrap();
         assert_eq!(result, 7);
         assert!(begin.elapsed() >= 24 * SHORT);
         // The thread has time for more, which does not begin at the last step's time.
         progress.step().since = begin.checked_sub(2 * LIMIT);
-        let (result, _) = limited(LIMIT, thread, &progress, |_| Ok::<u32, StartError>(8)).unwrap();
+        let (result, _) = limited(LIMIT, thread, &progress, |_| Ok::<u32, StartError>(8), || ()).0.unwrap();
         assert_eq!(result, 8);
     }
 
@@ -192,11 +212,18 @@ mod tests {
         let progress = Progress::default();
         // Not by the work itself, whose thread a busy host may start later than the limit.
         progress.begin("opening the disk /away/vm0.raw");
-        let done = limited(SHORT, thread(), &progress, move |progress| {
-            let _ = hangs.recv();
-            ends.send(progress.is_stopped()).unwrap();
-            Ok::<(), StartError>(())
-        });
+        let done = limited(
+            SHORT,
+            thread(),
+            &progress,
+            move |progress| {
+                let _ = hangs.recv();
+                ends.send(progress.is_stopped()).unwrap();
+                Ok::<(), StartError>(())
+            },
+            || (),
+        )
+        .0;
         let said = done.unwrap_err().to_string();
         assert!(said.starts_with("opening the disk /away/vm0.raw takes longer than"), "{said}");
         // The thread is not left behind for ever: it ends with the host's answer.
@@ -211,11 +238,18 @@ mod tests {
         let other = progress.clone();
         let (at_work, begun) = mpsc::channel();
         let waits = std::thread::spawn(move || {
-            limited(Duration::from_secs(3600), thread(), &other, move |_| {
-                at_work.send(()).unwrap();
-                let _ = hangs.recv();
-                Ok::<(), StartError>(())
-            })
+            limited(
+                Duration::from_secs(3600),
+                thread(),
+                &other,
+                move |_| {
+                    at_work.send(()).unwrap();
+                    let _ = hangs.recv();
+                    Ok::<(), StartError>(())
+                },
+                || (),
+            )
+            .0
         });
         begun.recv().unwrap();
         progress.interrupt();

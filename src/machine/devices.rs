@@ -56,7 +56,10 @@ pub(super) fn functions(
     let console = ports
         .fold(Console::new("console0", hvc0), |console, port| console.with_port(port.name(), port.backend()));
     let console = resources.run_resources.streams.iter().try_fold(console, |console, stream| {
-        stream.backend().map(|backend| console.with_port(stream.name, backend))
+        stream.backend().map(|backend| match stream.name {
+            Some(name) => console.with_port(name, backend),
+            None => console.with_console(backend),
+        })
     })?;
     let (console, handle) = put(Box::new(console), shared, slots::CONSOLE, platform)?;
     resources.console.attach_virtio(handle);

@@ -1,13 +1,13 @@
 //! Commands in clones of a template: [`Template::exec`].
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::commands::{self, CommandPorts, InitLines, Missed, Said, Task};
+use super::commands::{self, CommandPorts, InitLines, Missed, Said, Task, is_variable};
 use super::template::Template;
 use super::{Exit, StartError};
 
@@ -117,12 +117,6 @@ impl GuestCommand {
     }
 }
 
-fn is_variable(name: &OsStr) -> bool {
-    let first = |byte: &u8| byte.is_ascii_alphabetic() || *byte == b'_';
-    let (bytes, other) = (name.as_bytes(), |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_');
-    bytes.first().is_some_and(first) && bytes.iter().all(other)
-}
-
 /// One of the command's streams, with the token behind its last byte.
 #[derive(Debug)]
 struct Collected {
@@ -189,7 +183,14 @@ impl Template {
             token: token.clone().into_bytes(),
             most: *most_output,
         });
-        let task = Task { words, environment, input: input.is_some(), token: &token };
+        let task = Task {
+            words,
+            environment,
+            directory: None,
+            terminal: None,
+            input: input.is_some(),
+            token: &token,
+        };
         ports.give(&task.line().map_err(ExecError::Random)?);
         let machine = self.spawn_on(Some(&ports), |builder| builder)?;
         let (mut lines, mut status) = (InitLines::default(), None);
@@ -212,7 +213,7 @@ impl Template {
             commands::drain(&ports.run, waker, |bytes| {
                 lines.push(bytes, |said| match said {
                     Said::Exited(with) => status = status.or(Some(with)),
-                    Said::Ready | Said::Up => {}
+                    Said::Ready | Said::Up | Said::NoDirectory | Said::Init(_) | Said::Packed(_) => {}
                 });
             });
             match status {

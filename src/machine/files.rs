@@ -82,6 +82,8 @@ pub(crate) struct Prepared {
     pub(crate) thread: Option<BlockingThread>,
     /// What that thread does.
     pub(crate) progress: Progress,
+    /// All that may wait for the host is done: whoever starts the machine does the rest, and no thread is asked for it.
+    pub(crate) in_place: bool,
     /// The first boot, if it has begun.
     pub(crate) beginning: Option<(Arc<KvmDevice>, Beginning)>,
 }
@@ -100,7 +102,8 @@ impl Prepared {
     }
 
     fn new(open: OpenFiles, start: PreparedStart, progress: &Progress) -> Self {
-        Prepared { open, start, kvm: None, thread: None, progress: progress.clone(), beginning: None }
+        let progress = progress.clone();
+        Prepared { open, start, kvm: None, thread: None, progress, in_place: false, beginning: None }
     }
 
     /// What the first boot is made from, unless it is a saved machine.
@@ -117,13 +120,13 @@ impl Prepared {
     }
 
     /// Begins the first boot already. An error comes again when the machine is started.
-    pub(crate) fn begin(&mut self, spec: &Spec) {
-        let PreparedStart::Files(boot) = &self.start else { return };
-        self.beginning = KvmDevice::open().ok().and_then(|kvm| {
-            let kvm = Arc::new(kvm);
-            let begun = Beginning::new(&kvm, spec, Origin::Files(boot), &self.progress).ok()?;
-            Some((kvm, begun))
-        });
+    pub(crate) fn begin(&mut self, spec: &Spec, kvm: Arc<KvmDevice>) {
+        let origin = match &self.start {
+            PreparedStart::Files(boot) => Origin::Files(boot),
+            PreparedStart::Saved(saved) => Origin::State(saved.clone()),
+        };
+        let begun = Beginning::new(&kvm, spec, origin, &self.progress);
+        self.beginning = begun.ok().map(|begun| (kvm, begun));
     }
 
     /// Gives it the initrd that was made for its kernel.

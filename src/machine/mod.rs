@@ -31,6 +31,7 @@ pub(crate) mod incoming;
 mod loader;
 mod net_handles;
 mod nets;
+mod parts;
 mod pci;
 mod port_end;
 pub(crate) mod precopy;
@@ -303,6 +304,7 @@ impl Machine {
     ) -> Result<Machine, StartError> {
         let (sender, receiver) = mpsc::channel();
         let spec = spec.clone().settled()?;
+        let in_place = run_resources.prepared.as_ref().is_some_and(|prepared| prepared.in_place);
         let own = run_resources.prepared.as_mut().and_then(|prepared| prepared.thread.take());
         let blocking = own.map_or_else(BlockingThread::spawn, Ok)?;
         let (prepared, restore) = (run_resources.prepared.take(), run_resources.restore.take());
@@ -311,7 +313,7 @@ impl Machine {
             None => restore,
         };
         let (progress, boots) = (run_resources.progress.clone(), sender.clone());
-        let ((resources, boot), blocking) = within(blocking, &progress, move |progress| {
+        let make = move |progress: &Progress| {
             let (files, kvm, beginning) = begin(&spec, prepared, restore, progress)?;
             let resources = Resources::open(spec, files, kvm, functions, run_resources)?;
             if beginning.is_held() {
@@ -319,7 +321,9 @@ impl Machine {
             }
             let boot = Boot::start(&resources, beginning, BootNumber::default(), &boots, progress)?;
             Ok::<_, StartError>((resources, boot))
-        })?;
+        };
+        let ((resources, boot), blocking) =
+            if in_place { (make(&progress)?, blocking) } else { within(blocking, &progress, make)? };
         let input = ConsoleInput::new(resources.console.clone());
         let (queue, said) = (resources.console.output.clone(), Arc::<Scrollback>::default());
         let (balloon, mem) = (resources.balloon.clone(), resources.spec.mem());

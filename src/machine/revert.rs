@@ -85,8 +85,8 @@ impl Revert {
 fn differences(one: &Spec, other: &Spec) -> Option<String> {
     let parts = |spec: &Spec| {
         let mut spec = spec.clone();
-        // What can be changed while a machine runs, and what no device has.
-        (spec.name, spec.balloon) = (None, None);
+        // What can be changed while a machine runs, and what no device has: a UUID that is not given follows the name.
+        (spec.name, spec.uuid, spec.balloon) = (None, None, None);
         for disk in &mut spec.disk {
             (disk.iops, disk.bps) = (None, None);
         }
@@ -123,6 +123,8 @@ mod tests {
             Spec::new("/vmlinuz").with_disk(DiskSpec::new("/vm0.raw")).with_net("user".parse().unwrap());
         let mut same = spec.clone().with_name("vm1".parse().unwrap());
         same.balloon = Some("64".parse().unwrap());
+        same = same.settled().unwrap();
+        same.net.iter_mut().for_each(|net| net.mac = None);
         same.disk[0].iops = "100".parse().ok();
         same.net = vec!["user,forward=5555:22".parse().unwrap()];
         assert_eq!(differences(&spec, &same), None);

@@ -63,7 +63,8 @@ impl Debug for BeforeRun {
 /// A named port between the guest and this process.
 #[derive(Debug, Clone)]
 pub(crate) struct StreamPort {
-    pub(crate) name: &'static str,
+    /// `None` is a terminal: the guest's second virtio console.
+    pub(crate) name: Option<&'static str>,
     /// What the guest reads. Once it is closed and empty the guest sees the end of a file.
     pub(crate) input: Arc<ByteQueue>,
     /// What it writes; it waits while this is full.
@@ -74,8 +75,9 @@ impl StreamPort {
     /// The way to it for the device of one boot.
     pub(super) fn backend(&self) -> Result<Box<dyn Backend>, StartError> {
         let stream = Stream::new(self.input.clone(), self.output.clone());
-        let stream: io::Result<Box<dyn Backend>> =
-            stream.map(|stream| Box::new(stream.that_ends().that_goes_on()) as _);
-        stream.map_err(StartError::Descriptors)
+        let stream = stream.map(Stream::that_goes_on);
+        // A terminal is there always.
+        let stream = stream.map(|stream| if self.name.is_some() { stream.that_ends() } else { stream });
+        stream.map(|stream| Box::new(stream) as _).map_err(StartError::Descriptors)
     }
 }

@@ -9,6 +9,7 @@ use boot::plan::Load;
 use devices::component::{State, StateError};
 use serde::{Deserialize, Serialize};
 
+use super::PauseError;
 use super::components::States;
 use super::disks::disk_id;
 #[cfg(feature = "cli")]
@@ -16,10 +17,8 @@ use super::incoming::Incoming;
 use super::loader::Source;
 use super::net_handles::BoundForward;
 use super::resources::Resources;
-use super::{PauseError, StartError};
 use crate::host::disk::{DiskMark, Drive, WrittenFile};
 use crate::kvm::memory::{GuestRam, Placement, extents, parts, read_ahead};
-use crate::kvm::vcpu::Vcpu;
 use crate::kvm::{CpuBaseline, KvmError, saved_cpu};
 use crate::saved::{NewSavedMachine, SavedMachineError, WorkingSet};
 use crate::spec::{NetLink, Spec};
@@ -166,8 +165,6 @@ pub(crate) struct Restore {
     pub(super) memory: Arc<File>,
     /// What its guest was told of its processor, if the state says so.
     cpu: Option<Arc<CpuBaseline>>,
-    /// This host was found to offer that.
-    cpu_fits: Arc<OnceLock<()>>,
     /// What of the file has to be mapped, once it was looked for.
     parts: Arc<OnceLock<Vec<(u64, u64)>>>,
     /// Memory that came from elsewhere, instead of the file.
@@ -186,7 +183,6 @@ impl Restore {
             state: Arc::new(state),
             memory: Arc::new(memory),
             cpu,
-            cpu_fits: Arc::default(),
             parts: Arc::default(),
             arrived: None,
             prefetch: None,
@@ -224,15 +220,6 @@ impl Restore {
     /// Bits of guest physical address that the guest was told of.
     pub(super) fn address_bits(&self) -> Option<u32> {
         self.cpu.as_ref().map(|cpu| cpu.physical_address_bits())
-    }
-
-    /// Whether this host offers what the guest was told of its processor. `vcpu` is new, and here to be asked.
-    pub(super) fn check_cpu(&self, vcpu: &Vcpu) -> Result<(), StartError> {
-        if let Some(cpu) = self.cpu.as_ref().filter(|_| self.cpu_fits.get().is_none()) {
-            vcpu.check(cpu)?.map_err(|reason| RestoreError::Processor(reason.to_string()))?;
-            self.cpu_fits.get_or_init(|| ());
-        }
-        Ok(())
     }
 
     /// One that has come from elsewhere, and goes on as the same machine once [`Controls::arrive`](super::Controls::arrive) is called.

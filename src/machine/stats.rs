@@ -82,7 +82,7 @@ pub struct DeviceStats {
     pub name: String,
     /// What it is.
     pub kind: DeviceKind,
-    /// What it has done for its driver, ended well or not: requests of a disk, frames of a network, sent or received, and its
+    /// What it has done for its driver, ended well or not: requests of a disk or a shared folder, frames of a network, sent or received, and its
     /// commands, buffers of the console and the entropy source, messages of the balloon.
     pub requests: u64,
     /// Bytes of data that the guest got: read from the disk, received from the network (whole frames), typed into the

@@ -175,7 +175,7 @@ fn cloneable(mut spec: Spec) -> Result<Spec, FreezeError> {
     if let Some(index) = spec.disk.iter().position(writable) {
         return Err(FreezeError::WritableDisk(super::disks::disk_id(index)));
     }
-    if let Some(port) = spec.port.first() {
+    if let Some(port) = spec.port.iter().find(|port| !port.is_generation()) {
         return Err(FreezeError::Port(port.name.to_string()));
     }
     let outside = |link: &NetLink| !matches!(link, NetLink::User(_) | NetLink::None);
@@ -366,6 +366,7 @@ impl Template {
         let mut prepared = Prepared::saved(open, restore.clone(), &progress);
         let beginning = Beginning::new(kvm, spec, Origin::State(restore), &progress)?;
         prepared.beginning = Some((kvm.clone(), beginning));
+        prepared.in_place = true;
         builder.prepared(prepared).start()
     }
 }

@@ -1,4 +1,4 @@
-//! A vCPU as a component while its thread has it: the thread itself saves and loads it, when it rests at the gate.
+//! A vCPU as a component while its thread has it: the thread itself saves it, when it rests at the gate.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -10,12 +10,8 @@ use crate::kvm::vcpu::Vcpu;
 
 const KIND: &str = "vcpu";
 
-/// What a resting vCPU is asked for.
-#[derive(Debug)]
-enum Request {
-    Save(Sender<Result<State, StateError>>),
-    Load(Box<State>, Sender<Result<(), StateError>>),
-}
+/// A resting vCPU is asked for its state.
+type Request = Sender<Result<State, StateError>>;
 
 /// See the module. The gate brings all vCPUs to rest together, and lets them go together: that is not this component's.
 #[derive(Debug)]
@@ -33,46 +29,36 @@ impl VcpuHandle {
         let (requests, receiver) = mpsc::channel();
         (VcpuHandle { requests, gate }, VcpuRequests(receiver))
     }
+}
 
-    fn ask<T>(
-        &self,
-        request: impl FnOnce(Sender<Result<T, StateError>>) -> Request,
-    ) -> Result<T, StateError> {
+impl Component for VcpuHandle {
+    fn save(&self) -> Result<State, StateError> {
         if self.gate.is_open() {
             return Err(StateError::Running { kind: KIND });
         }
         let gone = || StateError::refused(KIND, "its thread has ended");
         let (answer, answered) = mpsc::channel();
-        self.requests.send(request(answer)).map_err(|_| gone())?;
+        self.requests.send(answer).map_err(|_| gone())?;
         self.gate.call_resting();
         // A thread that ends drops what it was asked for, and the answer's sender with it.
         answered.recv().map_err(|_| gone())?
     }
-}
 
-impl Component for VcpuHandle {
-    fn save(&self) -> Result<State, StateError> {
-        self.ask(Request::Save)
-    }
-
-    fn load(&mut self, state: &State) -> Result<(), StateError> {
-        self.ask(|answer| Request::Load(Box::new(state.clone()), answer))
+    /// Refused: a state is loaded before a vCPU has its thread (see [`super::parts`]).
+    fn load(&mut self, _: &State) -> Result<(), StateError> {
+        Err(StateError::Running { kind: KIND })
     }
 }
 
 impl VcpuRequests {
     /// Does what was asked for. `unfinished`: the guest was left in the midst of an instruction that KVM keeps a part of.
-    pub(super) fn serve(&self, vcpu: &mut Vcpu, unfinished: bool) {
-        for request in self.0.try_iter() {
+    pub(super) fn serve(&self, vcpu: &Vcpu, unfinished: bool) {
+        for answer in self.0.try_iter() {
+            let reason =
+                "an instruction of the guest accesses devices without end; let it go on, and save again";
+            let state = if unfinished { Err(StateError::refused(KIND, reason)) } else { vcpu.save() };
             // A caller that does not wait any more has dropped its receiver.
-            match request {
-                Request::Save(answer) if unfinished => {
-                    let reason = "an instruction of the guest accesses devices without end; let it go on, and save again";
-                    let _ = answer.send(Err(StateError::refused(KIND, reason)));
-                }
-                Request::Save(answer) => drop(answer.send(vcpu.save())),
-                Request::Load(state, answer) => drop(answer.send(vcpu.load(&state))),
-            }
+            let _ = answer.send(state);
         }
     }
 }

@@ -51,7 +51,7 @@ struct VcpuThread {
 }
 
 impl VcpuThreads {
-    /// Starts a thread for each vCPU. The handles, in the same order, save and load them.
+    /// Starts a thread for each vCPU. The handles, in the same order, save them.
     pub(super) fn start(
         vcpus: Vec<Vcpu>,
         context: &VcpuContext,
@@ -216,6 +216,10 @@ enum Step {
 impl Running<'_> {
     /// Runs the guest until it has something to say to the supervisor, or `None` once the gate is shut.
     fn until_the_end(&mut self, insider: &GateTicket) -> Result<Option<VcpuEvent>, VcpuEvent> {
+        // One that comes to a closed gate has not run: there is nothing to complete.
+        if !self.context.gate.is_open() && !insider.rest(&mut || self.requests.serve(&self.vcpu, false)) {
+            return Ok(None);
+        }
         loop {
             while self.context.gate.is_open() {
                 if let Step::Served(Some(effect)) = self.step(Entry::Run)? {
@@ -229,7 +233,7 @@ impl Running<'_> {
                 return Ok(Some(VcpuEvent::Effect(effect)));
             }
             // A reader that does not come holds up who writes, between two instructions.
-            let mut serve = || self.requests.serve(&mut self.vcpu, self.unfinished);
+            let mut serve = || self.requests.serve(&self.vcpu, self.unfinished);
             let gate = &self.context.gate;
             let open =
                 if gate.is_open() { insider.wait_for_room(&mut serve) } else { insider.rest(&mut serve) };

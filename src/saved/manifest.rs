@@ -18,6 +18,20 @@ use crate::spec::{DiskSpec, Spec};
 pub(super) const FORMAT: u64 = 1;
 /// Most sections: a machine has 255 vCPUs and some hundred devices at most.
 const MOST_SECTIONS: usize = 4096;
+/// Most [`cost`] of all sections. Some hundred megabytes of memory; a machine with 255 vCPUs has some three million.
+const MOST_COST: u64 = 8 << 20;
+/// What an object costs more than a number: the map of a single field has room for eleven.
+const OBJECT_COST: u64 = 20;
+
+/// How much memory a text takes once it is read, counted in values, before it is read. Commas and brackets in strings count too.
+fn cost(json: &[u8]) -> u64 {
+    let of = |byte: &u8| match byte {
+        b',' | b'[' => 1,
+        b'{' => OBJECT_COST,
+        _ => 0,
+    };
+    json.iter().map(of).sum()
+}
 
 /// See the module.
 #[derive(Debug, Serialize, Deserialize)]
@@ -146,6 +160,9 @@ impl Manifest {
         let damaged = |reason: String| damaged(folder, reason);
         if self.sections.len() > MOST_SECTIONS {
             return Err(damaged(format!("machine.json lists more than {MOST_SECTIONS} sections")));
+        }
+        if cost(bytes) > MOST_COST {
+            return Err(damaged("state has more values in it than a machine can have".to_owned()));
         }
         let (mut states, mut rest) = (Vec::new(), bytes);
         for Section { id, kind, version, length, crc32 } in &self.sections {

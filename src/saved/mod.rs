@@ -475,9 +475,12 @@ fn no_regular_file(folder: &Path, name: &str) -> SavedMachineError {
 
 /// All of a small file.
 fn read(folder: &Path, name: &str, most: u64) -> Result<Vec<u8>, SavedMachineError> {
-    let mut bytes = Vec::new();
     let failed = |source| SavedMachineError::Unreadable { path: folder.join(name), source };
-    open(folder, name)?.take(most + 1).read_to_end(&mut bytes).map_err(failed)?;
+    let file = open(folder, name)?;
+    // Room for all of it, so that one read suffices: it is not told by itself of a reader with a limit.
+    let len = file.metadata().map_or(0, |found| found.len()).min(most);
+    let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0) + 1);
+    file.take(most + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 <= most {
         return Ok(bytes);
     }

@@ -8,8 +8,10 @@ use diskimage::set_backing_name;
 
 use super::manifest::{SavedDisk, copied_format};
 use super::{SavedMachine, SavedMachineError, open};
-use crate::host::disk::{Access, ExchangeMark, base_of, copy_file, cut_exchange, lock, open_file};
-use crate::host::new_file::{Exchanged, NewFile};
+use crate::host::disk::{
+    Access, ExchangeMark, FilesBehind, base_of, copy_file, cut_exchange, lock, open_file,
+};
+use crate::host::new_file::{Exchanged, NewFile, sweep};
 use crate::spec::DiskSpec;
 
 /// New files beside the images that they are to replace, on the medium already. Dropped, they are gone.
@@ -83,8 +85,8 @@ impl SavedMachine {
     pub(crate) fn put_disks_back(&mut self) -> Result<ExchangedDisks, SavedMachineError> {
         let disks = self.copy_disks_back(&|| true)?;
         // Nobody writes to them, and nobody begins to.
-        let _locked = disks.lock()?;
-        let exchanged = disks.exchange()?;
+        let locked = disks.lock()?;
+        let exchanged = disks.exchange()?.with_locks(locked);
         self.disks.fill(None);
         Ok(exchanged)
     }
@@ -107,8 +109,10 @@ impl SavedMachine {
 /// whichever of them were already. `disks` are those that somebody wants to use now. Nothing is done unless it is clear what to do: all disks
 /// of the folder have marks that name it, so that no machine has run on any of them since, and nothing else has written to them.
 pub(crate) fn finish_exchange(disks: &[DiskSpec]) -> Option<Result<PathBuf, SavedMachineError>> {
-    let used = disks.iter().filter(|disk| !disk.read_only && !disk.snapshot);
-    let folder = used.filter_map(|disk| cut_exchange(disk.image())).next()?;
+    let used = || disks.iter().filter(|disk| !disk.read_only && !disk.snapshot);
+    // What else a process that was killed there has left.
+    used().for_each(|disk| sweep(disk.image()));
+    let folder = used().filter_map(|disk| cut_exchange(disk.image())).next()?;
     let saved = SavedMachine::open(folder).ok().filter(SavedMachine::exchange_was_cut)?;
     let finish = || {
         let disks = saved.copy_disks_back(&|| true)?;
@@ -126,18 +130,18 @@ fn put_back(path: &Path, source: io::Error) -> SavedMachineError {
     SavedMachineError::PutBack { path: path.into(), source }
 }
 
-fn lock_image(path: &Path) -> Result<impl Sized + use<>, SavedMachineError> {
+fn lock_image(path: &Path) -> Result<Locked, SavedMachineError> {
     let access = Access { read_only: false, direct: false };
     let locked = open_file(path, access).and_then(|(file, metadata)| {
         let behind = lock(&file, &metadata, path, access)?;
-        Ok((file, behind))
+        Ok(Locked { _file: file, _behind: behind })
     });
     locked.map_err(|error| put_back(path, io::Error::other(error)))
 }
 
 impl NewDisks {
     /// Locks the images that they replace, as a machine does that writes to them.
-    fn lock(&self) -> Result<Vec<impl Sized + use<>>, SavedMachineError> {
+    fn lock(&self) -> Result<Vec<Locked>, SavedMachineError> {
         self.0.iter().map(|disk| lock_image(&disk.image)).collect()
     }
 
@@ -163,7 +167,8 @@ impl NewDisks {
         let exchange =
             |NewDisk { image, new, .. }: NewDisk| new.exchange().map_err(|source| put_back(&image, source));
         // Those that were exchanged before an error have come back when this is over.
-        let exchanged = self.0.into_iter().map(exchange).collect::<Result<_, _>>().map(ExchangedDisks);
+        let exchanged = self.0.into_iter().map(exchange).collect::<Result<_, _>>();
+        let exchanged = exchanged.map(|exchanged| ExchangedDisks { exchanged, locks: Vec::new() });
         remove_marks(marks)?;
         exchanged
     }
@@ -187,12 +192,28 @@ fn remove_marks(marks: Vec<(PathBuf, PathBuf)>) -> Result<(), SavedMachineError>
 
 /// Disks that have the names of those that were there before. Dropped, those have them again.
 #[derive(Debug)]
-pub(crate) struct ExchangedDisks(Vec<Exchanged>);
+pub(crate) struct ExchangedDisks {
+    exchanged: Vec<Exchanged>,
+    /// On those of before, which nobody sweeps away as long as they may be wanted.
+    locks: Vec<Locked>,
+}
+
+/// An image that no machine writes to.
+#[derive(Debug)]
+struct Locked {
+    _file: File,
+    _behind: FilesBehind,
+}
 
 impl ExchangedDisks {
+    fn with_locks(self, locks: Vec<Locked>) -> Self {
+        ExchangedDisks { locks, ..self }
+    }
+
     /// Those of before are not needed any more.
     pub(crate) fn keep(self) {
-        self.0.into_iter().for_each(Exchanged::keep);
+        self.exchanged.into_iter().for_each(Exchanged::keep);
+        drop(self.locks);
     }
 }
 

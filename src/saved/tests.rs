@@ -71,6 +71,28 @@ fn each_byte_of_the_description_and_of_the_sections_may_be_wrong() {
 }
 
 #[test]
+fn state_that_would_take_much_more_memory_than_its_file_is_not_read() {
+    let (_root, folder, _) = saved();
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(folder.join(MANIFEST)).unwrap()).unwrap();
+    for (text, taken) in [("[0]", true), ("{\"\":0}", false), ("0", false), ("[]", false)] {
+        let count = if taken { 1 } else { 9_000_000 };
+        let state = format!("[{text}{}]", format!(",{text}").repeat(count - 1));
+        let mut described = manifest.clone();
+        let section = &mut described["sections"][0];
+        section["length"] = state.len().into();
+        section["crc32"] = crc32fast::hash(state.as_bytes()).into();
+        described["sections"].as_array_mut().unwrap().truncate(1);
+        fs::write(folder.join(MANIFEST), described.to_string()).unwrap();
+        fs::write(folder.join(STATE), state).unwrap();
+        match SavedMachine::open(&folder) {
+            Ok(_) => assert!(taken, "{text}"),
+            Err(error) => assert!(!taken && error.to_string().contains("more values"), "{text}: {error}"),
+        }
+    }
+}
+
+#[test]
 fn what_is_no_saved_machine_is_refused_in_a_sentence() {
     let (root, folder, _) = saved();
     assert!(refusal(root.path()).contains("holds no saved machine"));

@@ -135,9 +135,6 @@ impl Spec {
         if let Some((one, _)) = pair(&self.port, |a, b| a.name == b.name) {
             return Err(SpecError::PortTwice(one.name.clone()));
         }
-        if let Some(port) = self.port.iter().find(|port| port.lacks_socket()) {
-            return Err(SpecError::PortSocket(port.name.clone()));
-        }
         let sockets: Vec<_> = self.port.iter().filter_map(|port| port.socket.as_ref()).collect();
         if let Some((one, _)) = pair(&sockets, |a, b| a == b) {
             return Err(SpecError::SocketTwice { path: (*one).clone() });

@@ -158,11 +158,6 @@ pub enum SpecError {
     /// The same address twice.
     #[error("two network interfaces have the MAC address {0}; give one of them another with `,mac=ADDRESS`")]
     MacTwice(MacAddress),
-    /// A port of a file that leads nowhere.
-    #[error(
-        "the port {0} has no socket; give it one with `socket = \"PATH\"`, or write \"generation\" for the port of that kind"
-    )]
-    PortSocket(PortName),
     /// The same name twice.
     #[error("two ports are called {0}; give each a name of its own")]
     PortTwice(PortName),

@@ -154,7 +154,7 @@ mod tests {
             .with_net("user,subnet=10.1.0.0/16,forward=5555:22,mac=02:00:00:00:00:01".parse().unwrap())
             .with_net("socket=/run/a,,b,listen,mtu=9000,pcap=/p,id=lan".parse().unwrap())
             .with_net("dgram=/a:/b".parse().unwrap())
-            .with_share("/d/src,tag=work,ro,cache=never,owner=xattr".parse().unwrap())
+            .with_share("/d/src,tag=work,ro,cache=never,owner=xattr,locks=host".parse().unwrap())
             .with_port(PortSpec::new("agent".parse().unwrap(), "/run/agent.sock"));
         let text = spec.to_toml().unwrap();
         let keys = text.parse::<toml::Table>().unwrap();

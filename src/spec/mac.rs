@@ -68,7 +68,7 @@ impl MacAddress {
             // No TAP has a name with a space in it.
             _ => format!("id {id}"),
         };
-        Self::derived(&identity.host(), &identity.machine(), &interface)
+        Self::derived(identity.host(), identity.machine(), &interface)
     }
 
     /// 46 bits, which must not change between versions.

@@ -51,7 +51,7 @@ pub use net::{
 pub(crate) use net::{ForwardedTo, GuestForward, NatNetwork, Uplink, UplinkLink};
 pub use options::{ConsoleChoice, Initrd, MemBacking, OnReboot, Rtc};
 pub use port::{PortName, PortSpec};
-pub use share::{GuestFolder, ShareCache, ShareOwner, ShareSpec, ShareTag};
+pub use share::{GuestFolder, ShareCache, ShareLocks, ShareOwner, ShareSpec, ShareTag};
 pub use size::{BalloonSize, MemSize, SizeError};
 pub use uuid::MachineUuid;
 pub use version::SpecVersion;
@@ -167,8 +167,8 @@ pub struct Spec {
     /// `share0`, `share1`, `share2`. `ro`: the guest cannot write. `cache=auto|always|never`: what the guest knows of the files is good
     /// for a second (auto), for as long as it likes (always: for folders that nobody else changes), or not at all. `owner=map|xattr`:
     /// with `map` files of this user and of root are the guest's root's, and changes of owners are forgotten; with `xattr` owners and
-    /// permissions of the guest are kept in an extended attribute of each file. What the guest makes belongs to this user. A comma in a
-    /// path is written twice.
+    /// permissions of the guest are kept in an extended attribute of each file. `locks=guest|host`: whether the host and other machines
+    /// take part in the locks of the guest's processes. What the guest makes belongs to this user. A comma in a path is written twice.
     #[cfg_attr(feature = "cli", arg(long, hide_short_help = true, value_name = "DIR[,tag=NAME]", value_parser = OsStringValueParser::new().try_map(|text| ShareSpec::parse(&text))))]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub share: Vec<ShareSpec>,

@@ -19,7 +19,7 @@ const GENERATION: &str = "org.minivmm.generation";
 /// `name=NAME,socket=PATH`, where a comma in the path is written twice. The one called `generation` leads to the machine itself:
 /// see [`PortSpec::generation`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(try_from = "PortTable", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct PortSpec {
     /// Its name in the guest.
@@ -27,6 +27,23 @@ pub struct PortSpec {
     /// The socket, which is created at the start; `None` for [`PortSpec::generation`] alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
+}
+
+/// As it is in a file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct PortTable {
+    name: PortName,
+    socket: Option<PathBuf>,
+}
+
+impl TryFrom<PortTable> for PortSpec {
+    type Error = &'static str;
+
+    fn try_from(PortTable { name, socket }: PortTable) -> Result<Self, &'static str> {
+        let port = PortSpec { name, socket };
+        if port.socket.is_some() || port.is_generation() { Ok(port) } else { Err("missing field `socket`") }
+    }
 }
 
 impl PortSpec {
@@ -75,11 +92,6 @@ impl PortSpec {
             name: name.ok_or(missing("name=NAME"))?,
             socket: Some(socket.ok_or(missing("socket=PATH"))?),
         })
-    }
-
-    /// Whether it lacks a socket that it needs, as one in a file may.
-    pub(super) fn lacks_socket(&self) -> bool {
-        self.socket.is_none() && !self.is_generation()
     }
 }
 
@@ -142,15 +154,15 @@ mod tests {
     #[test]
     fn port_to_the_machine_itself_has_no_socket() {
         let port: PortSpec = "generation".parse().unwrap();
-        assert!(port.is_generation() && !port.lacks_socket());
+        assert!(port.is_generation());
         let json = "{\"name\":\"org.minivmm.generation\"}";
         assert_eq!(serde_json::to_string(&port).unwrap(), json);
         assert_eq!(serde_json::from_str::<PortSpec>(json).unwrap(), port);
         // Somebody else may serve a port of this name.
         let own = PortSpec::new(port.name, "/s");
-        assert!(!own.is_generation() && !own.lacks_socket());
-        let none: PortSpec = serde_json::from_str("{\"name\":\"agent\"}").unwrap();
-        assert!(none.lacks_socket());
+        assert!(!own.is_generation());
+        let none = serde_json::from_str::<PortSpec>("{\"name\":\"agent\"}").unwrap_err().to_string();
+        assert!(none.contains("missing field `socket`"), "{none}");
         assert!("generation,socket=/s".parse::<PortSpec>().is_err());
     }
 

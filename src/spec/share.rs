@@ -46,12 +46,23 @@ pub struct ShareSpec {
     /// Whom the files belong to in the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<ShareOwner>,
+    /// Who takes part in the locks of the guest's processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locks: Option<ShareLocks>,
 }
 
 impl ShareSpec {
     /// This folder, to be read and written.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        ShareSpec { path: path.into(), mount: None, tag: None, read_only: false, cache: None, owner: None }
+        ShareSpec {
+            path: path.into(),
+            mount: None,
+            tag: None,
+            read_only: false,
+            cache: None,
+            owner: None,
+            locks: None,
+        }
     }
 
     /// Makes it read-only.
@@ -84,6 +95,12 @@ impl ShareSpec {
         ShareSpec { owner: Some(owner), ..self }
     }
 
+    /// Sets who takes part in the guest's locks.
+    #[must_use]
+    pub fn with_locks(self, locks: ShareLocks) -> Self {
+        ShareSpec { locks: Some(locks), ..self }
+    }
+
     /// Parses the text of the command line. The path need not be UTF-8.
     ///
     /// # Errors
@@ -106,9 +123,10 @@ impl ShareSpec {
                 ("tag", Some(_)) => once(&mut share.tag, word.text().parse()?, SHARE, "tag")?,
                 ("cache", Some(_)) => once(&mut share.cache, word.text().parse()?, SHARE, "cache")?,
                 ("owner", Some(_)) => once(&mut share.owner, word.text().parse()?, SHARE, "owner")?,
+                ("locks", Some(_)) => once(&mut share.locks, word.text().parse()?, SHARE, "locks")?,
                 ("", None) => return Err(DeviceError::Empty("behind a comma")),
                 _ => {
-                    let known = "`tag=NAME`, `ro`, `cache=auto|always|never` and `owner=map|xattr`";
+                    let known = "`tag=NAME`, `ro`, `cache=auto|always|never`, `owner=map|xattr` and `locks=guest|host`";
                     return Err(DeviceError::Unknown { device: SHARE, word: word.written(), known });
                 }
             }
@@ -173,7 +191,8 @@ impl FromStr for ShareSpec {
     }
 }
 
-/// By which a guest mounts a shared folder: 1 to 36 printable ASCII characters (virtio 1.3 §5.11.4).
+/// By which a guest mounts a shared folder: 1 to 36 printable ASCII characters (virtio 1.3 §5.11.4) that mean nothing else where
+/// it is written: not `/`, `,` and `#`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ShareTag(String);
 
@@ -197,7 +216,7 @@ impl FromStr for ShareTag {
 
     fn from_str(text: &str) -> Result<Self, DeviceError> {
         let fits = (1..=Self::MAX).contains(&text.len())
-            && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b','));
+            && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'/' | b',' | b'#'));
         if fits { Ok(ShareTag(text.into())) } else { Err(DeviceError::Tag(text.into())) }
     }
 }
@@ -236,6 +255,30 @@ pub enum ShareOwner {
     Xattr,
 }
 
+/// Who takes part in locks (flock(2), fcntl(2)) of the guest's processes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ShareLocks {
+    /// The guest's processes alone: its kernel keeps the locks.
+    #[default]
+    Guest,
+    /// Processes of the host and of other machines, too. A process of a Linux guest that waits for a lock cannot be interrupted.
+    Host,
+}
+
+impl FromStr for ShareLocks {
+    type Err = DeviceError;
+
+    fn from_str(text: &str) -> Result<Self, DeviceError> {
+        match text {
+            "guest" => Ok(ShareLocks::Guest),
+            "host" => Ok(ShareLocks::Host),
+            _ => Err(DeviceError::Locks(text.into())),
+        }
+    }
+}
+
 impl FromStr for ShareCache {
     type Err = DeviceError;
 
@@ -267,12 +310,13 @@ mod tests {
 
     #[test]
     fn every_option_of_a_share_is_read() {
-        let share: ShareSpec = "/a,,b,tag=work,ro,cache=never,owner=xattr".parse().unwrap();
+        let share: ShareSpec = "/a,,b,tag=work,ro,cache=never,owner=xattr,locks=host".parse().unwrap();
         let expected = ShareSpec::new("/a,b")
             .with_tag("work".parse().unwrap())
             .read_only()
             .with_cache(ShareCache::Never)
-            .with_owner(ShareOwner::Xattr);
+            .with_owner(ShareOwner::Xattr)
+            .with_locks(ShareLocks::Host);
         assert_eq!(share, expected);
         assert_eq!("src".parse(), Ok(ShareSpec::new("src")));
         let at = |folder: &str| folder.parse::<GuestFolder>().unwrap();
@@ -281,9 +325,10 @@ mod tests {
         assert_eq!("a:b".parse(), Ok(ShareSpec::new("a:b")));
         let table: ShareSpec = toml::from_str("path = '/a:/b'\nmount = '/m'").unwrap();
         assert_eq!(table, ShareSpec::new("/a:/b").mounted_at(at("/m")));
-        let table: ShareSpec =
-            toml::from_str("path = '/a,b'\ntag = 'work'\nro = true\ncache = 'never'\nowner = 'xattr'")
-                .unwrap();
+        let table: ShareSpec = toml::from_str(
+            "path = '/a,b'\ntag = 'work'\nro = true\ncache = 'never'\nowner = 'xattr'\nlocks = 'host'",
+        )
+        .unwrap();
         assert_eq!(table, expected);
     }
 
@@ -303,7 +348,8 @@ mod tests {
         );
         assert!(mistake("a,cache=none").contains("`cache=never`"));
         assert!(mistake("a,owner=me").contains("`owner=xattr`"));
-        for tag in ["", "a/b", "a b", "ö", &"x".repeat(37)] {
+        assert!(mistake("a,locks=on").contains("`locks=host`"));
+        for tag in ["", "#a", "a/b", "a b", "ö", &"x".repeat(37)] {
             assert!(mistake(&format!("d,tag={tag}")).contains("1 to 36"), "{tag}");
         }
     }

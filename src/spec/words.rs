@@ -194,7 +194,7 @@ pub enum DeviceError {
     Port(String),
     /// Not a tag of a shared folder.
     #[error(
-        "`{0}` cannot be the tag of a share, which is 1 to 36 printable ASCII characters without `/`, `,` or spaces"
+        "`{0}` cannot be the tag of a share, which is 1 to 36 printable ASCII characters without `/`, `,`, `#` or spaces"
     )]
     Tag(String),
     /// Not a folder of a guest.
@@ -207,6 +207,11 @@ pub enum DeviceError {
         "`{0}` is not how a guest caches a share; write `cache=auto`, `cache=always` if nobody else changes the folder, or `cache=never`"
     )]
     Cache(String),
+    /// Not who takes part in locks.
+    #[error(
+        "`{0}` is not who takes part in the locks of a share; write `locks=guest`, or `locks=host` for the host's processes and other machines"
+    )]
+    Locks(String),
     /// Not whom files belong to.
     #[error(
         "`{0}` is not whom the files of a share belong to; write `owner=map`, or `owner=xattr` to keep the guest's owners in attributes"

@@ -190,6 +190,13 @@ impl OnTerminal {
         self.master.write_all(bytes).unwrap();
     }
 
+    /// Another size of the window.
+    pub(crate) fn resize(&self, rows: u16, columns: u16) {
+        let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: a terminal of ours; `size` is valid for reading.
+        assert_eq!(unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &size) }, 0);
+    }
+
     pub(crate) fn signal(&self, signal: i32) {
         send_signal(self.pid(), signal);
     }

@@ -170,17 +170,24 @@ pub struct Commit<'a> {
 
 impl Commit<'_> {
     /// Takes everything that is held; what is written from now on belongs to the next commit. After a sync that failed the file
-    /// becomes longer: its length may not have come to the medium, and what is taken may point to its end.
+    /// becomes longer: its length may not have come to the medium, and what is taken may point to its end. What new clusters were filled with
+    /// is written again then: see [`HeldWrites::is_doubted`].
     ///
     /// # Errors
-    /// The file cannot become longer: nothing is taken.
+    /// The file cannot be written to: nothing is taken.
     pub fn take(&mut self) -> io::Result<()> {
         self.medium.failures = self.writes.failures.count();
-        let is_empty = lock(&self.writes.held).now.is_empty();
-        if self.writes.failures.is_cache_doubted() && !is_empty {
+        let is_doubted = self.writes.failures.is_cache_doubted();
+        let (is_empty, filled) = {
+            let held = lock(&self.writes.held);
+            (held.now.is_empty(), if is_doubted { held.filled.clone() } else { Vec::new() })
+        };
+        if is_doubted && !(is_empty && filled.is_empty()) {
             self.writes.lengthen()?;
         }
+        filled.into_iter().try_for_each(|(offset, length)| self.writes.write_again(offset, length))?;
         let mut held = lock(&self.writes.held);
+        held.leaving_filled = std::mem::take(&mut held.filled);
         held.leaving = std::mem::take(&mut held.now);
         if let (Some(size), Some(header)) = (held.shown_size, held.leaving.get(&0).cloned()) {
             let mut shown = header.to_vec();
@@ -202,7 +209,12 @@ impl Commit<'_> {
         let leaving = lock(&self.writes.held).leaving.clone();
         let result = self.write_steps(&leaving);
         let mut held = lock(&self.writes.held);
-        let leaving = std::mem::take(&mut held.leaving);
+        let (leaving, mut filled) =
+            (std::mem::take(&mut held.leaving), std::mem::take(&mut held.leaving_filled));
+        // Also if another sync than those of this commit has failed meanwhile.
+        if self.writes.failures.is_cache_doubted() {
+            held.filled.append(&mut filled);
+        }
         if result.is_err() {
             for (cluster, contents) in leaving {
                 held.now.entry(cluster).or_insert(contents);

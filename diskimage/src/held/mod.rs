@@ -74,6 +74,10 @@ struct Held {
     leaving: Clusters,
     /// As the newest header says.
     layout: Layout,
+    /// New clusters with their data since the last commit began: bytes of the file, by offset and length.
+    filled: Vec<(u64, u64)>,
+    /// The same of the commit that runs.
+    leaving_filled: Vec<(u64, u64)>,
     /// Tables that a header pointed to since the last commit began, and the next one did not.
     moved: Vec<Table>,
     /// What the header on the medium says instead of the disk's size.
@@ -117,7 +121,22 @@ impl HeldWrites {
 
     /// Bytes that wait for a commit.
     pub fn held_bytes(&self) -> u64 {
-        lock(&self.held).now.len() as u64 * self.cluster()
+        let held = lock(&self.held);
+        held.now.len() as u64 * self.cluster() + (held.filled.len() * size_of::<(u64, u64)>()) as u64
+    }
+
+    /// New clusters have these bytes: a copy of what lies beneath, or zeros, and what the guest wrote. The guest does not know of all that was
+    /// written, and would not write it again after a sync that failed.
+    pub fn has_filled(&self, offset: u64, length: u64) {
+        if length > 0 {
+            lock(&self.held).filled.push((offset, length));
+        }
+    }
+
+    /// Whether a sync has failed, and what the page cache has may not be on the medium. The next [`Commit::take`] then reads and writes what
+    /// clusters were filled with: nobody else may write to the file meanwhile.
+    pub fn is_doubted(&self) -> bool {
+        self.failures.is_cache_doubted()
     }
 
     /// Whether imago may free clusters now. Only those that were never pointed to, on the medium or in memory: a mapping that
@@ -267,6 +286,13 @@ impl HeldWrites {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => self.file.write_all_at(&[0], end - 1),
             result => result,
         }
+    }
+
+    /// Has the next sync bring bytes to the medium that are in the page cache: as the kernel may have it, they are there already.
+    fn write_again(&self, offset: u64, length: u64) -> io::Result<()> {
+        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        read_padded(&self.file, &mut bytes, offset)?;
+        self.put(&bytes, offset)
     }
 
     /// Makes a hole.

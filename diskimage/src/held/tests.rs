@@ -11,7 +11,7 @@ use crate::entries::{BLOCK_OFFSET, OFFSET};
 use crate::{CreateOptions, Format, Image, ImageOptions, UnlockedOpener, create};
 
 /// What happened to the file.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Event {
     Write(u64, Vec<u8>),
     /// The file is made as long as this.
@@ -354,6 +354,37 @@ fn after_a_failed_barrier_everything_is_written_again() {
         assert!(of(&now) == of(&again), "the tables that were lost are there");
         assert!(now[..cluster as usize] == again[..cluster as usize]);
     }
+}
+
+#[test]
+fn what_new_clusters_were_filled_with_is_written_again_after_a_failed_barrier_until_one_succeeds() {
+    let mut rig = Rig::new(65536, 5);
+    rig.write();
+    let (at, bytes) = (fs::metadata(&rig.path).unwrap().len(), vec![7; 1024]);
+    File::options().write(true).open(&rig.path).unwrap().write_all_at(&bytes, at).unwrap();
+    rig.held_writes().has_filled(at, 1024);
+    let again = || {
+        let log = std::mem::take(&mut *lock(&rig.held_writes().log));
+        let barrier = log.iter().position(|event| matches!(event, Event::Barrier | Event::Lost)).unwrap();
+        log[..barrier].contains(&Event::Write(at, bytes.clone()))
+    };
+    again_fails(&rig);
+    assert!(!again(), "nothing had failed before");
+    // The first barrier fails again, then that of somebody else's sync while a commit runs.
+    again_fails(&rig);
+    assert!(again());
+    rig.held_writes().has_failed();
+    rig.commit();
+    assert!(again());
+    rig.commit();
+    assert!(!again());
+    assert!(!rig.held_writes().is_doubted());
+}
+
+fn again_fails(rig: &Rig) {
+    *lock(&rig.held_writes().fails) = Some((0, libc::EIO));
+    rig.try_commit().unwrap_err();
+    assert!(rig.held_writes().is_doubted());
 }
 
 #[test]

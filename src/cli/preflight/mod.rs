@@ -6,6 +6,7 @@ mod cmdline_words;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use boot::initrd::InitrdError;
 use boot::kernel::{Format, KernelError};
@@ -15,12 +16,13 @@ use boot::plan::PlanError;
 use super::advice::{self, MemoryVerdict, Problem};
 use super::drivers::{self, Driver};
 use super::exit::Status;
-use crate::host::facts::Host;
+use crate::host::facts::{Host, Memory};
 use crate::host::open_now::open_now;
 use crate::host::signals::Signals;
+use crate::kvm::KvmDevice;
 use crate::machine::StartError;
 use crate::machine::blocking::BlockingThread;
-use crate::machine::deadline::{Progress, within};
+use crate::machine::deadline::{Progress, within_and};
 use crate::machine::files::{BootFiles, OpenFiles, Prepared, Restore};
 use crate::saved::{self, SavedMachineError};
 use crate::spec::Spec;
@@ -151,8 +153,8 @@ pub(super) fn check_saved(spec: &Spec, saved: Restore, host: &Host) -> Result<Ch
 }
 
 fn check_start(spec: &Spec, start: Start, host: &Host) -> Result<Checked, PreflightError> {
-    let mut prepared = prepare(spec, start)?;
-    let warnings = judge(spec, host, &mut prepared)?;
+    let (mut prepared, memory) = prepare_beside(spec, start, || host.memory())?;
+    let warnings = judge_with(spec, host, memory, &mut prepared)?;
     Ok(Checked { prepared, warnings })
 }
 
@@ -169,9 +171,22 @@ pub(super) enum Start {
 
 /// Opens the files that `spec` names and finds the boot files. The machine gets the files that are opened here.
 pub(super) fn prepare(spec: &Spec, start: Start) -> Result<Prepared, PreflightError> {
+    prepare_beside(spec, start, || ()).map(|(prepared, ())| prepared)
+}
+
+/// The same; `beside` is done meanwhile, on this thread.
+fn prepare_beside<B>(
+    spec: &Spec,
+    start: Start,
+    beside: impl FnOnce() -> B,
+) -> Result<(Prepared, B), PreflightError> {
     let spec = spec.clone();
     let progress = Progress::default();
-    let (mut prepared, thread) = within(BlockingThread::spawn()?, &progress, move |progress| {
+    let begins = !matches!(start, Start::Kernel) && !is_mistake(&spec);
+    // One that cannot be opened is found later, and said.
+    let kvm = begins.then(KvmDevice::open).and_then(Result::ok).map(Arc::new);
+    let begun_with = kvm.clone();
+    let work = move |progress: &Progress| {
         // The machine goes on with this thread, and all its threads descend from it; the others block the signals later.
         let _ = Signals::block_terminal();
         let finished = match start {
@@ -183,20 +198,31 @@ pub(super) fn prepare(spec: &Spec, start: Start) -> Result<Prepared, PreflightEr
             open(what, path).map_err(PreflightError::File)
         })?;
         let mut prepared = match start {
-            Start::Files => {
-                let mut prepared = Prepared::find(&spec, files, progress)?;
-                // Most starts are not refused below. Loading takes longer than all the rest, so it begins here.
-                prepared.begin(&spec);
-                prepared
-            }
+            Start::Files => Prepared::find(&spec, files, progress)?,
             Start::Kernel => Prepared::find(&spec, files.without_initrd(), progress)?,
             Start::Saved(saved) => Prepared::saved(files, saved, progress),
         };
         finished.into_iter().for_each(|finished| prepared.warn(finished));
+        // Most starts are not refused below. Loading takes longer than all the rest, so it begins here.
+        if let Some(kvm) = begun_with {
+            prepared.begin(&spec, kvm);
+        }
         Ok::<_, PreflightError>(prepared)
-    })?;
+    };
+    let beside = || {
+        kvm.iter().for_each(|kvm| kvm.ask_ahead());
+        beside()
+    };
+    let (result, beside) = within_and(BlockingThread::spawn()?, &progress, work, beside);
+    let (mut prepared, thread) = result?;
     prepared.thread = Some(thread);
-    Ok(prepared)
+    Ok((prepared, beside))
+}
+
+/// Memory that no machine on this host can have: it is refused later, and is not taken before.
+fn is_mistake(spec: &Spec) -> bool {
+    let memory = Host::physical_memory().map(|memory| advice::memory(spec.mem(), memory));
+    matches!(memory, Some(MemoryVerdict::Excessive(_)))
 }
 
 /// Brings to its end what was cut off when the machine went back to a snapshot, and says so.
@@ -217,11 +243,20 @@ pub(super) fn judge(
     host: &Host,
     prepared: &mut Prepared,
 ) -> Result<Vec<Problem>, PreflightError> {
+    judge_with(spec, host, host.memory(), prepared)
+}
+
+fn judge_with(
+    spec: &Spec,
+    host: &Host,
+    memory: Option<Memory>,
+    prepared: &mut Prepared,
+) -> Result<Vec<Problem>, PreflightError> {
     let mut warnings = match prepared.files() {
         Some(files) => judge_files(spec, host, files, prepared.beginning.is_none())?,
         None => Vec::new(),
     };
-    if let Some(memory) = host.memory() {
+    if let Some(memory) = memory {
         match advice::memory(spec.mem(), memory) {
             MemoryVerdict::Fits => {}
             MemoryVerdict::Overcommitted(problem) => warnings.push(problem),

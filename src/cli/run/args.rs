@@ -1,15 +1,18 @@
 //! The command line of `minivmm run`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::{Error, ErrorKind};
 use clap::{ArgAction, ArgMatches};
 
 use super::super::args::{ArgsError, MachineArgs};
 use super::super::exit;
 use super::super::warm::WarmName;
+use super::environment::Variable;
+use super::volume::Volume;
 use crate::spec::Spec;
 
 /// The command and its guest.
@@ -22,20 +25,32 @@ use crate::spec::Spec;
 pub struct RunArgs {
     /// The guest's files: this directory, not busybox
     ///
-    /// It is packed as it is, and lies in the guest's memory: with what the kernel needs to unpack it, twice its size. Other
-    /// file systems that are mounted in it are left out.
+    /// It is shared with the guest (virtio-fs), whose changes are in its memory and gone with it: the directory stays as it is. /proc, /sys, /dev,
+    /// /tmp and /run are the guest's own. `--root /` runs this host's programs. With `--warm`, or if the kernel has no module virtiofs or overlay,
+    /// or this host no static busybox, it is packed into the guest's memory, which takes twice its size.
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
+    /// Let the guest change the directory of --root
+    ///
+    /// What the guest writes is written there, as this user.
+    #[arg(long, requires = "root", conflicts_with = "warm", hide_short_help = true)]
+    pub root_rw: bool,
+    /// A directory of the host in the guest: .:/work
+    ///
+    /// It is mounted at that path of the guest, which is made if it is missing; with `:ro` behind it the guest cannot write. What the guest writes
+    /// belongs to this user. May be given up to three times, two with `--root`.
+    #[arg(long, value_name = "HOST:GUEST", value_parser = OsStringValueParser::new().try_map(Volume::parse))]
+    pub volume: Vec<Volume>,
     /// Kernel modules, if not those in /lib/modules
     ///
     /// A directory as /lib/modules, one kernel's in it, or an unpacked package of the kernel.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", hide_short_help = true)]
     pub modules: Option<PathBuf>,
     /// End the machine after so many seconds
     #[arg(long, value_name = "SEC", value_parser = clap::value_parser!(u32).range(1..))]
     pub timeout: Option<u32>,
     /// Give up if it is not up by then [default: 60]
-    #[arg(long, value_name = "SEC", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "SEC", hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub boot_timeout: Option<u32>,
     /// Keep the booted guest as NAME for later runs
     ///
@@ -47,7 +62,45 @@ pub struct RunArgs {
     /// Pass standard input on to the command
     #[arg(short = 'i', long)]
     pub stdin: bool,
+    /// Give the command a terminal
+    ///
+    /// All its output is on standard output then, and its size is that of this terminal. With `-i` what is typed here is the command's, Ctrl-C as
+    /// well: Ctrl-] `q` ends the run. The terminal is the guest's `hvc1`.
+    #[arg(short = 't', long)]
+    pub tty: bool,
+    /// Take the files in $MINIVMM_OUT out into DIR
+    ///
+    /// The command has a directory for them, /run/out. What is in it when the command has ended, whatever its status, is in DIR then, which is new
+    /// or was empty. Nothing is there if anything fails. Devices, sockets and links out of the directory are left out. The guest needs a `tar`, as
+    /// busybox has it.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Set a variable; without a value, the host's
+    ///
+    /// A variable of the command's environment, which has PATH and HOME otherwise. Without `=VALUE` it has the value that it has here, and is
+    /// left out if it has none here. May be given often; the last one of a name counts.
+    #[arg(short = 'e', long = "env", value_name = "NAME[=VALUE]", value_parser = OsStringValueParser::new().try_map(Variable::parse))]
+    pub env: Vec<Variable>,
+    /// Pass the whole environment on to the command
+    ///
+    /// All variables that are set here, but for PATH, HOME, PWD and others that say what is true of the host only. `-e` has the last word.
+    #[arg(long, hide_short_help = true)]
+    pub env_host: bool,
+    /// Run the command in this directory of the guest
+    ///
+    /// An absolute path. If the guest has no such directory the command does not run, and the status is 125.
+    #[arg(short = 'w', long, value_name = "DIR", value_parser = OsStringValueParser::new().try_map(absolute))]
+    pub workdir: Option<PathBuf>,
+    /// Print what the start took, on standard error
+    ///
+    /// When the command has ended: the time of the monitor until the guest ran, of its kernel, of its init until the command began, and of the
+    /// command. A run that goes on from a warm machine has neither kernel nor init.
+    #[arg(long, hide_short_help = true)]
+    pub time: bool,
     /// Show the guest's console on standard error
+    ///
+    /// `-v` is short for it in this version. From the next minor version on `-v` is short for `--volume`, as in podman and docker: write
+    /// `--verbose` in scripts.
     #[arg(short, long)]
     pub verbose: bool,
     /// The machine.
@@ -93,6 +146,13 @@ impl RunArgs {
     }
 }
 
+fn absolute(path: OsString) -> Result<PathBuf, String> {
+    match Path::new(&path).is_absolute() {
+        true => Ok(path.into()),
+        false => Err("it is a directory in the guest, whose path begins with `/`".to_owned()),
+    }
+}
+
 fn reserved_option(what: &str) -> ArgsError {
     let given = format!(
         "`minivmm run` makes the initial RAM disk itself, shows output and not a console, and ends with its command: leave out {what}\n"
@@ -104,8 +164,9 @@ fn reserved_option(what: &str) -> ArgsError {
 pub(in super::super) fn define(verb: clap::Command) -> clap::Command {
     let verb = RESERVED.iter().fold(verb, |verb, reserved| verb.mut_arg(reserved, |arg| arg.hide(true)));
     // The short help fits a screen.
-    let verb =
-        ["tap", "rtc"].iter().fold(verb, |verb, rare| verb.mut_arg(rare, |arg| arg.hide_short_help(true)));
+    let verb = ["tap", "rtc", "config"]
+        .iter()
+        .fold(verb, |verb, rare| verb.mut_arg(rare, |arg| arg.hide_short_help(true)));
     verb.mut_arg("kernel", |arg| {
         let help = "Linux kernel; else the disk's, else /boot's newest";
         arg.help(help).long_help(help)

@@ -50,6 +50,33 @@ pub(crate) enum RunError {
         /// What /boot has.
         found: String,
     },
+    /// Many guests would have what one has seen.
+    #[error("the guest of `--warm` has no folder of the host's: leave out --volume and --share, or --warm")]
+    WarmShare,
+    /// There is no terminal to type at.
+    #[error(
+        "-t and -i together are for what is typed at a terminal, and standard input is none: leave out one of them"
+    )]
+    NoTerminal,
+    /// The folder for the command's files cannot be made.
+    #[error("--out {path}: {source}", path = path.display())]
+    Out {
+        /// The folder.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// Something is there already.
+    #[error("--out {path} is not empty; name a new directory, or remove what is in it", path = .0.display())]
+    OutNotEmpty(PathBuf),
+    /// A directory that is no kernel.
+    #[error("--kernel {path} {what}", path = path.display())]
+    NotBuilt {
+        /// The directory.
+        path: PathBuf,
+        /// What it is, and what helps.
+        what: &'static str,
+    },
     /// The kernel's modules are missing.
     #[error(
         "the drivers of Linux {release} are modules, and they are not there (looked for in {searched}); install the kernel's \
@@ -102,8 +129,10 @@ pub(crate) enum RunError {
         source: io::Error,
     },
     /// The path is not a directory.
-    #[error("--root {path} is no directory; name the one that holds the guest's /bin, /lib and so on", path = path.display())]
+    #[error("--{option} {path} is no directory; name one that the guest shall have", path = path.display())]
     NotADirectory {
+        /// Which option names it.
+        option: &'static str,
         /// The path.
         path: PathBuf,
     },

@@ -1,5 +1,6 @@
 //! The guest of a command: its kernel, and the initramfs that is made for it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +16,8 @@ use log::Level;
 
 use super::args::RunArgs;
 use super::error::RunError;
-use super::{busybox, reseed, tree};
+use super::{build_tree, busybox, reseed, tree, volume};
+use crate::cli::warm::FileMark;
 use crate::cli::{drivers, report};
 use crate::host::facts::Host;
 use crate::host::process::{may_read, with_original_fd_limit};
@@ -26,6 +28,8 @@ use crate::spec::Spec;
 
 /// The init script, without the lines that differ from guest to guest.
 const INIT: &str = include_str!("../../../resources/initramfs/run.sh");
+/// What it reads if there are shares.
+const MOUNTS: &str = include_str!("../../../resources/initramfs/mounts.sh");
 /// The folder for our files in the guest; resources/initramfs/run.sh has the same name.
 const PRIVATE_FOLDER: &str = ".minivmm";
 
@@ -54,12 +58,17 @@ pub(super) fn newest_kernel(host: &Host) -> Result<PathBuf, RunError> {
     }
 }
 
+/// Files with their marks; `None` for one that may have been another when it was read.
+pub(super) type Sources = BTreeMap<PathBuf, Option<FileMark>>;
+
 /// An initramfs.
 #[derive(Debug)]
 pub(super) struct Made {
     pub(super) archive: Cpio,
-    /// The host's files that its modules are from.
-    pub(super) modules: Vec<PathBuf>,
+    /// The host's files that its modules are from, as they were when they were read.
+    pub(super) modules: Sources,
+    /// The guest's files are in it, and not in a share.
+    pub(super) is_packed: bool,
 }
 
 /// Makes the initramfs for `args` and the kernel that was found.
@@ -69,10 +78,16 @@ pub(super) fn initramfs(
     prepared: &Prepared,
     host: &Host,
 ) -> Result<Made, RunError> {
-    let (modules, sources) = modules(args, spec, prepared, host)?;
+    let found = find_modules(args, spec, prepared, host)?;
+    let root = Root::of(args, spec, found.as_ref());
+    let (modules, sources) = match found {
+        Some(found) => found.load(spec, root)?,
+        None => (Vec::new(), Sources::new()),
+    };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut archive = Archive::dated(u32::try_from(now).unwrap_or(u32::MAX));
     let busybox = busybox::find(&std::env::var("PATH").unwrap_or_default());
+    let files = root;
     let shell = match (&args.root, busybox) {
         (None, Err(error)) => return Err(error),
         (None, Ok(busybox)) => {
@@ -80,12 +95,15 @@ pub(super) fn initramfs(
             Shell { shell: "/bin/busybox sh", busybox: "/bin/busybox", links: true }
         }
         (Some(root), busybox) => {
-            warn_unreadable(root, &tree::pack(&mut archive, root, spec.mem())?);
+            if files == Root::Packed {
+                warn_unreadable(root, &tree::pack(&mut archive, root, spec.mem())?);
+            }
             match busybox {
                 Ok(busybox) => {
                     add_busybox(&mut archive, &format!("{PRIVATE_FOLDER}/busybox"), &busybox)?;
                     Shell { shell: "/.minivmm/busybox sh", busybox: "/.minivmm/busybox", links: false }
                 }
+                Err(error) if files != Root::Packed => return Err(error),
                 Err(_) if fs::symlink_metadata(root.join("bin/sh")).is_ok() => {
                     Shell { shell: "/bin/sh", busybox: "", links: false }
                 }
@@ -94,17 +112,61 @@ pub(super) fn initramfs(
         }
     };
     add_mount_points(&mut archive)?;
+    let shares = volume::list(spec);
     let mut put = |name: &str, mode: u32, content: Vec<u8>| {
         archive.add(format!("{PRIVATE_FOLDER}/{name}"), Member::file(mode, content)).map(drop)
     };
-    put("init", 0o755, shell.init(&network(spec)).into_bytes())?;
+    put("init", 0o755, shell.init(&network(spec), args, root, !shares.is_empty()).into_bytes())?;
     put("reseed", 0o755, reseed::program())?;
     let order: String = modules.iter().map(|module| format!("{}\n", module.file)).collect();
     put("modules", 0o644, order.into_bytes())?;
+    if root.is_mounted() || !shares.is_empty() {
+        put("mounts", 0o644, bare(MOUNTS).into_bytes())?;
+        put("shares", 0o644, shares.into_bytes())?;
+    }
     for Module { file, content } in modules {
         put(&file, 0o644, content)?;
     }
-    Ok(Made { archive: archive.finish()?, modules: sources })
+    Ok(Made { archive: archive.finish()?, modules: sources, is_packed: root == Root::Packed })
+}
+
+/// Where the guest's files are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Root {
+    /// In its memory.
+    Packed,
+    /// In a share, under a layer in its memory.
+    Layer,
+    /// In a share that it writes to.
+    Shared,
+}
+
+impl Root {
+    fn is_mounted(self) -> bool {
+        self != Root::Packed
+    }
+
+    /// By what was asked for and the kernel can do. One of whose modules nothing is known gets its files in a way that every kernel can have.
+    fn of(args: &RunArgs, spec: &Spec, found: Option<&FoundModules>) -> Self {
+        const NEEDED: [&str; 2] = ["virtiofs", "overlay"];
+        if args.root_rw {
+            return Root::Shared;
+        }
+        if !volume::has_root(spec) {
+            return Root::Packed;
+        }
+        let Some(FoundModules { all, release, .. }) = found else { return Root::Packed };
+        let Some(missing) = NEEDED.iter().find(|name| !all.has(name) && !all.is_built_in(name)) else {
+            return Root::Layer;
+        };
+        report::message_at(
+            Level::Warn,
+            &format_args!(
+                "minivmm: warning: Linux {release} has no module {missing}, so that --root is packed into the guest's memory\n"
+            ),
+        );
+        Root::Packed
+    }
 }
 
 /// Prints one warning about files that the guest will not have.
@@ -130,6 +192,12 @@ fn warn_unreadable(root: &Path, unreadable: &[PathBuf]) {
     );
 }
 
+/// A script without its comments, which the guest need not read.
+fn bare(script: &str) -> String {
+    let lines = script.lines().filter(|line| !line.trim_start().starts_with('#'));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
 /// The shell for init.
 struct Shell {
     shell: &'static str,
@@ -139,10 +207,18 @@ struct Shell {
 }
 
 impl Shell {
-    fn init(&self, network: &str) -> String {
+    fn init(&self, network: &str, args: &RunArgs, root: Root, shares: bool) -> String {
         let Shell { shell, busybox, links } = self;
         let links = u8::from(*links);
-        format!("#!{shell}\nb={busybox} links={links}\n{network}\n{INIT}")
+        let wanted = [
+            (args.time, " timed=1"),
+            (args.out.is_some(), " files=1"),
+            (shares || root.is_mounted(), " shares=1"),
+            (root == Root::Layer, " root=layer"),
+            (root == Root::Shared, " root=rw"),
+        ];
+        let wanted: String = wanted.into_iter().filter_map(|(is, word)| is.then_some(word)).collect();
+        format!("#!{shell}\nb={busybox} links={links}{wanted}\n{network}\n{}", bare(INIT))
     }
 }
 
@@ -193,21 +269,35 @@ fn add_mount_points(archive: &mut Archive) -> Result<(), RunError> {
     Ok(())
 }
 
-/// The drivers that the kernel has as modules, and the host's files that they are from.
-fn modules(
+/// The modules of the kernel.
+struct FoundModules {
+    release: String,
+    all: Modules,
+    /// When they began to be looked for.
+    begun: SystemTime,
+}
+
+/// Finds the modules of the kernel; `None` if it seems to have its drivers built in.
+fn find_modules(
     args: &RunArgs,
     spec: &Spec,
     prepared: &Prepared,
     host: &Host,
-) -> Result<(Vec<Module>, Vec<PathBuf>), RunError> {
+) -> Result<Option<FoundModules>, RunError> {
+    let begun = SystemTime::now();
     let (open, files) = (&prepared.open, prepared.files());
     let Some((files, release)) = files.and_then(|files| Some((files, files.release()?))) else {
         // A kernel without a version string is self-made; it has its drivers built in, or the guest reports
         // what is missing.
-        return Ok((Vec::new(), Vec::new()));
+        return Ok(None);
     };
     let failed = |reason: String| RunError::Modules { release: release.clone(), reason };
-    let all = match (&args.modules, find_modules(args, spec, &release, host)) {
+    let tree = spec.kernel.as_deref().and_then(build_tree::of);
+    let all = match (&args.modules, modules_folder(args, spec, &release, host)) {
+        (None, _) if tree.is_some() => {
+            let tree = tree.unwrap_or(Path::new(""));
+            Modules::built(tree).map_err(|error| failed(format!("{}: {error}", tree.display())))?
+        }
         (_, Ok(folder)) => {
             Modules::open(&folder).map_err(|error| failed(format!("{}: {error}", folder.display())))?
         }
@@ -220,27 +310,43 @@ fn modules(
                     searched.chain(spec.disk.first().map(|_| "on the disk".to_owned())).collect();
                 return Err(RunError::NoModules { release, searched: searched.join(", ") });
             }
-            None => return Ok((Vec::new(), Vec::new())),
+            None => return Ok(None),
         },
     };
-    let mut names = vec!["virtio_pci", "virtio_console"];
-    names.extend((!spec.disk.is_empty()).then_some("virtio_blk"));
-    names.extend(spec.interfaces().next().map(|_| "virtio_net"));
-    names.extend(spec.balloon.map(|_| "virtio_balloon"));
-    // Without pvpanic, a panic is detected by its message on the console.
-    names.extend(all.has("pvpanic_mmio").then_some("pvpanic_mmio"));
-    let loaded = all.load(&names, &|_, packed| unpack_xz(packed)).map_err(|error| match error {
-        source @ ModuleError::Missing { .. } => RunError::NoDriver { release: release.clone(), source },
-        other => failed(other.to_string()),
-    })?;
-    let sources = loaded.iter().filter_map(|module| all.path(&module.file).map(Path::to_path_buf));
-    let sources =
-        [all.folder().to_path_buf(), all.folder().join("modules.dep")].into_iter().chain(sources).collect();
-    Ok((loaded, sources))
+    Ok(Some(FoundModules { release, all, begun }))
+}
+
+impl FoundModules {
+    /// The drivers that the kernel has as modules, and the host's files that they are from.
+    fn load(self, spec: &Spec, root: Root) -> Result<(Vec<Module>, Sources), RunError> {
+        let FoundModules { release, all, begun } = self;
+        let mut names = vec!["virtio_pci", "virtio_console"];
+        names.extend((!spec.disk.is_empty()).then_some("virtio_blk"));
+        names.extend(spec.interfaces().next().map(|_| "virtio_net"));
+        names.extend(spec.balloon.map(|_| "virtio_balloon"));
+        let is_shared = root != Root::Packed || spec.shares().any(|(_, share)| share.mount.is_some());
+        names.extend(is_shared.then_some("virtiofs"));
+        names.extend((root == Root::Layer).then_some("overlay"));
+        // Without pvpanic, a panic is detected by its message on the console.
+        names.extend(all.has("pvpanic_mmio").then_some("pvpanic_mmio"));
+        let loaded = all.load(&names, &|_, packed| unpack_xz(packed)).map_err(|error| match error {
+            source @ ModuleError::Missing { .. } => RunError::NoDriver { release: release.clone(), source },
+            other => RunError::Modules { release: release.clone(), reason: other.to_string() },
+        })?;
+        let sources = loaded.iter().filter_map(|module| all.path(&module.file).map(Path::to_path_buf));
+        let sources = [all.folder().to_path_buf(), all.list()].into_iter().chain(sources);
+        // Only now it is known which they are.
+        let marked = |path: PathBuf| {
+            let mark = FileMark::unchanged_since(&path, begun);
+            (path, mark)
+        };
+        let sources = sources.map(marked).collect();
+        Ok((loaded, sources))
+    }
 }
 
 /// The folder of this release's modules, or the folders that were searched.
-fn find_modules(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Result<PathBuf, Vec<PathBuf>> {
+fn modules_folder(args: &RunArgs, spec: &Spec, release: &str, host: &Host) -> Result<PathBuf, Vec<PathBuf>> {
     let candidates: Vec<PathBuf> = match &args.modules {
         Some(named) => vec![
             named.clone(),
@@ -347,6 +453,15 @@ mod tests {
         assert!(on_disk(&open, "6.1.0-26-amd64").is_none());
     }
 
+    fn args(options: &[&str]) -> RunArgs {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: RunArgs,
+        }
+        <Line as clap::Parser>::parse_from(["run"].iter().chain(options).chain(&["true"])).args
+    }
+
     #[test]
     fn init_is_a_script_that_shells_take() {
         let shell = Shell { shell: "/bin/sh", busybox: "", links: true };
@@ -355,9 +470,12 @@ mod tests {
         let network = network(&spec);
         assert_eq!(network, "mac=02:00:00:00:00:01 address=10.0.5.15/24 gateway=10.0.5.2 server=10.0.5.3");
         assert_eq!(super::network(&Spec::new("k").with_net("tap=tap2".parse().unwrap())), "mac=");
-        fs::write(file.path(), shell.init(&network)).unwrap();
+        fs::write(file.path(), shell.init(&network, &args(&["--time", "--out", "o"]), Root::Layer, true))
+            .unwrap();
         assert!(Command::new("sh").arg("-n").arg(file.path()).status().unwrap().success());
-        let text = shell.init("mac=m");
+        fs::write(file.path(), bare(MOUNTS)).unwrap();
+        assert!(Command::new("sh").arg("-n").arg(file.path()).status().unwrap().success());
+        let text = shell.init("mac=m", &args(&[]), Root::Packed, false);
         assert!(text.starts_with("#!/bin/sh\nb= links=1\nmac=m\n"), "{text}");
     }
 }

@@ -5,16 +5,23 @@
 //! other ends are in this process: no file is left behind, whatever happens.
 
 pub mod args;
+mod build_tree;
 mod busybox;
+mod environment;
 mod error;
 mod guest;
+mod out;
 mod output;
 mod ports;
 mod reseed;
 mod session;
 mod start;
+mod tar;
+mod terminal;
+mod times;
 mod tree;
 mod verdict;
+mod volume;
 mod warm;
 
 use args::RunArgs;

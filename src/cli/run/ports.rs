@@ -2,13 +2,17 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
 
 use devices::console::ByteQueue;
 use devices::thread::{self, Role};
 
 use super::error::RunError;
+use super::out::Unpacked;
 use super::output::TokenFilter;
 use super::start::Started;
+use super::tar::TarError;
+use super::terminal;
 use crate::host::ready::wait_for_hangup;
 use crate::host::stdio::{Input, Output};
 use crate::machine::commands::{CommandPorts, InitLines, READER_CLOSED, Said};
@@ -25,8 +29,14 @@ pub(super) enum RunEvent {
     Ready,
     /// The machine that waits was saved, or could not be.
     Saved(Result<(), SaveError>),
+    /// Init took so long until it was ready.
+    Init(Duration),
+    /// The guest is about to run.
+    Running(Instant),
     /// Init starts the command.
     Up,
+    /// The guest does not have the directory for the command.
+    NoDirectory,
     /// The command has exited with this status.
     CommandExited(u8),
     /// Whether this stream now ends with the token.
@@ -37,11 +47,17 @@ pub(super) enum RunEvent {
     Closed,
     /// The machine has ended: the one of this attempt.
     MachineEnded(u32),
+    /// The guest's tar has ended with this status.
+    Packed(u8),
+    /// The files of the command are here, or not.
+    Files(Box<Result<Unpacked, TarError>>),
+    /// The terminal may have another size.
+    Resized,
     /// A signal to end the run.
     Signal(libc::c_int),
 }
 
-/// Number of ports whose end is awaited.
+/// Number of ports whose end is awaited, beside those of a terminal and of files.
 pub(super) const READ_PORTS: usize = 3;
 
 /// Starts the threads that read from the guest.
@@ -49,7 +65,8 @@ pub(super) fn listen(ports: &CommandPorts, token: &str, events: &Sender<RunEvent
     let run = ports.run.clone();
     spawn("run", events, move |events| read_init_lines(&run, &events))?;
     copy_stream(ports, 0, Output::standard(), token, events)?;
-    copy_stream(ports, 1, Output::error(), token, events)
+    copy_stream(ports, 1, Output::error(), token, events)?;
+    ports.terminal.as_ref().map_or(Ok(()), |[_, shown]| terminal::show(shown, events))
 }
 
 /// Starts the threads that copy a stream and watch its reader.
@@ -145,6 +162,9 @@ fn read_init_lines(from: &ByteQueue, events: &Sender<RunEvent>) {
             let _ = events.send(match said {
                 Said::Ready => RunEvent::Ready,
                 Said::Up => RunEvent::Up,
+                Said::NoDirectory => RunEvent::NoDirectory,
+                Said::Packed(status) => RunEvent::Packed(status),
+                Said::Init(took) => RunEvent::Init(took),
                 Said::Exited(status) => RunEvent::CommandExited(status),
             });
         });

@@ -4,15 +4,21 @@
 //! and wait for signals.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use devices::thread::{self, Role};
 
 use super::args::RunArgs;
+use super::environment;
 use super::error::RunError;
+use super::out::{self, OutFolder, Unpacked};
 use super::ports::{READ_PORTS, RunEvent, listen, pass_stdin, spawn, watch_end};
 use super::start::{RunStart, Started, Way};
+use super::tar::TarError;
+use super::terminal;
+use super::times::Times;
 use super::verdict::{RunEnd, output_error};
 use super::warm::say_saved;
 use crate::cli::exit::Status;
@@ -20,6 +26,7 @@ use crate::cli::report;
 use crate::cli::session::{END_LIMIT, wait_until_abandoned};
 use crate::control::Ending;
 use crate::host::signals::{Signal, Signals};
+use crate::host::terminal::{RestoreGuard, Terminal};
 use crate::machine::commands::{self, CommandPorts, Task};
 use crate::spec::Spec;
 
@@ -38,34 +45,54 @@ const CONSOLE_LINES: usize = 15;
 pub(super) fn run(args: &RunArgs, spec: Spec) -> Result<Status, RunError> {
     // Before any thread exists, so that all of them have the signals blocked.
     let refused = |what| move |source| RunError::Host { what, source };
-    let signals = Signals::block().map_err(refused("to block signals"))?;
+    let signals = if args.tty { Signals::block_terminal() } else { Signals::block() };
+    let signals = signals.map_err(refused("to block signals"))?;
+    let terminal = terminal::of(args)?;
+    // On every way out.
+    let _restored = RestoreGuard(terminal.clone());
     report::limit_stderr_waits();
     let token = commands::token().map_err(refused("random bytes"))?;
     let (sender, events) = mpsc::channel();
-    let ports = CommandPorts::new();
-    spawn("signals", &sender, move |events| forward_signal(&signals, &events))
+    let out = args.out.as_deref().map(OutFolder::create).transpose()?;
+    let mut ports = CommandPorts::new();
+    if args.tty {
+        ports = ports.with_terminal();
+    }
+    if out.is_some() {
+        ports = ports.with_files();
+    }
+    let own = terminal.clone();
+    spawn("signals", &sender, move |events| forward_signal(&signals, own.as_deref(), &events))
         .map_err(refused("a thread"))?;
     listen(&ports, &token, &sender).map_err(refused("a thread"))?;
+    if let (Some(files), Some(folder)) = (&ports.files, out) {
+        out::receive(files, folder, &sender).map_err(refused("a thread"))?;
+    }
     let start = RunStart { args: args.clone(), spec, streams: ports.streams(), anew: false };
     let mut run = Run::new(args, ports, sender, token);
+    run.terminal = terminal;
     run.again = Some(start.clone());
     run.start(start)?;
     let end = run.wait(&events)?;
-    Ok(run.finish(&end, &events))
+    Ok(run.finish(end, &events))
 }
 
 /// The first signal ends the run. After another one, or the limit, the process exits without waiting for the
 /// machine.
-fn forward_signal(signals: &Signals, events: &Sender<RunEvent>) {
+fn forward_signal(signals: &Signals, terminal: Option<&Terminal>, events: &Sender<RunEvent>) {
     let number = loop {
         match signals.wait(None) {
             Ok(Some(Signal::End(number))) => break number,
-            Ok(_) => {}
+            Ok(Some(other)) => terminal::heed(other, terminal, events),
+            Ok(None) => {}
             Err(_) => return,
         }
     };
     let _ = events.send(RunEvent::Signal(number));
     wait_until_abandoned(signals);
+    if let Some(terminal) = terminal {
+        terminal.restore();
+    }
     print_within_limit(ABANDONED.into());
     std::process::exit(128 + number);
 }
@@ -95,7 +122,10 @@ pub(super) struct Run<'a> {
     ports: CommandPorts,
     sender: Sender<RunEvent>,
     token: String,
+    /// That of the command.
+    terminal: Option<Arc<Terminal>>,
     begin: Instant,
+    times: Times,
     /// When the machine began to start, or went on to do so.
     boots: Option<Instant>,
     started: Option<Started>,
@@ -108,6 +138,8 @@ pub(super) struct Run<'a> {
     pub(super) up: bool,
     pub(super) ended: Option<u8>,
     complete: [bool; 2],
+    /// The files that it has left.
+    files: Option<Result<Unpacked, TarError>>,
     closed: usize,
     /// The error of writing the output, if any.
     pub(super) output_error: Option<String>,
@@ -125,7 +157,9 @@ impl<'a> Run<'a> {
             ports,
             sender,
             token,
+            terminal: None,
             begin: Instant::now(),
+            times: Times::default(),
             boots: None,
             started: None,
             attempt: 0,
@@ -134,6 +168,7 @@ impl<'a> Run<'a> {
             up: false,
             ended: None,
             complete: [false; 2],
+            files: None,
             closed: 0,
             output_error: None,
         }
@@ -175,6 +210,8 @@ impl<'a> Run<'a> {
     pub(super) fn handle(&mut self, event: RunEvent) -> Result<Option<RunEnd>, RunError> {
         match event {
             RunEvent::Starting => self.boots = Some(Instant::now()),
+            RunEvent::Running(at) => self.times.running = Some(at),
+            RunEvent::Init(took) => self.times.init = Some(took),
             RunEvent::Started(started) => {
                 let started = (*started)?;
                 watch_end(&started.machine, self.attempt, &self.sender).map_err(no_thread)?;
@@ -188,6 +225,7 @@ impl<'a> Run<'a> {
             RunEvent::Ready if self.ended.is_some() => {}
             RunEvent::Ready => {
                 self.ready = true;
+                self.times.ready = Some(Instant::now());
                 if self.started.is_some() {
                     self.guest_waits()?;
                 }
@@ -198,11 +236,20 @@ impl<'a> Run<'a> {
             }
             RunEvent::Up => {
                 if self.args.stdin && !self.up {
-                    pass_stdin(&self.ports, &self.sender).map_err(no_thread)?;
+                    let pass = match &self.terminal {
+                        Some(terminal) => terminal::pass_keys(&self.ports, terminal, &self.sender),
+                        None => pass_stdin(&self.ports, &self.sender),
+                    };
+                    pass.map_err(no_thread)?;
                 }
                 self.up = true;
+                self.times.up.get_or_insert_with(Instant::now);
             }
-            RunEvent::CommandExited(status) => self.ended = self.ended.or(Some(status)),
+            RunEvent::NoDirectory => return Ok(Some(RunEnd::NoDirectory)),
+            RunEvent::CommandExited(status) => {
+                self.times.exited.get_or_insert_with(Instant::now);
+                self.ended = self.ended.or(Some(status));
+            }
             RunEvent::StreamComplete(index, now) => {
                 if let Some(complete) = self.complete.get_mut(index) {
                     *complete = now;
@@ -216,6 +263,19 @@ impl<'a> Run<'a> {
             RunEvent::MachineEnded(attempt) if attempt < self.attempt => {}
             RunEvent::MachineEnded(_) => {
                 return Ok(if self.boot_instead()? { None } else { Some(RunEnd::MachineEnded) });
+            }
+            RunEvent::Packed(0) => {}
+            RunEvent::Packed(status) => {
+                let text = format!(
+                    "the guest's tar could not pack the files for --out, and ended with status {status}"
+                );
+                return Ok(Some(RunEnd::NoFiles(text)));
+            }
+            RunEvent::Files(files) => self.files = Some(*files),
+            RunEvent::Resized => {
+                if let Some(size) = terminal::size(self.terminal.as_ref()).filter(|_| self.up) {
+                    self.ports.resize(size);
+                }
             }
             RunEvent::Signal(number) => return Ok(Some(RunEnd::Signal(number))),
         }
@@ -239,10 +299,24 @@ impl<'a> Run<'a> {
     }
 
     fn give_command(&mut self) -> Result<(), RunError> {
-        let (words, input, token) = (&self.args.command, self.args.stdin, &self.token);
-        let line = Task { words, environment: &[], input, token }.line();
-        self.ports.give(&line.map_err(|source| RunError::Host { what: "random bytes", source })?);
+        if let Some(terminal) = self.terminal.as_ref().filter(|_| self.args.stdin) {
+            // Before the command says anything, whose line ends are as it wants them.
+            terminal.update().map_err(|source| RunError::Host { what: "the terminal", source })?;
+        }
+        let environment = environment::of(self.args, std::env::vars_os());
+        let task = Task {
+            words: &self.args.command,
+            environment: &environment,
+            directory: self.args.workdir.as_deref(),
+            terminal: self.args.tty.then(|| terminal::size(self.terminal.as_ref())),
+            // What is typed is not in that port.
+            input: self.args.stdin && !self.args.tty,
+            token: &self.token,
+        };
+        let line = task.line().map_err(|source| RunError::Host { what: "random bytes", source })?;
+        self.ports.give(&line);
         self.boots = Some(Instant::now());
+        self.times.given = self.boots;
         Ok(())
     }
 
@@ -267,7 +341,7 @@ impl<'a> Run<'a> {
         }
         // The next one gets it when it was saved.
         self.ports.take_back();
-        (self.ready, self.boots) = (false, None);
+        (self.ready, self.boots, self.times) = (false, None, Times::default());
         self.attempt += 1;
         self.start(RunStart { anew: true, ..again })?;
         Ok(true)
@@ -275,19 +349,33 @@ impl<'a> Run<'a> {
 
     /// The command's status, once all its output is written.
     pub(super) fn done(&self) -> Option<u8> {
-        self.ended.filter(|_| self.complete == [true; 2])
+        let is_complete = self.complete == [true; 2] && (self.args.out.is_none() || self.files.is_some());
+        self.ended.filter(|_| is_complete)
     }
 
     /// Ends the machine, and prints how the run ended.
-    fn finish(mut self, end: &RunEnd, events: &Receiver<RunEvent>) -> Status {
+    fn finish(mut self, mut end: RunEnd, events: &Receiver<RunEvent>) -> Status {
         self.await_start(events);
+        // What is said from here on is for a terminal as it was.
+        if let Some(terminal) = &self.terminal {
+            terminal.restore();
+        }
         let exit = self.started.as_ref().and_then(|Started { machine, .. }| {
             machine.kill();
             machine.wait_for(END_LIMIT)
         });
         self.ports.close();
         self.drain(events);
-        let (text, status) = self.verdict(end, exit.as_deref());
+        if let (RunEnd::MachineEnded, Some(status)) = (&end, self.done()) {
+            end = RunEnd::Done(status);
+        }
+        if let (RunEnd::Done(_), Some(files)) = (&end, self.files.take()) {
+            end = out::keep(files, self.args).map_or_else(RunEnd::NoFiles, |()| end);
+        }
+        let (text, status) = self.verdict(&end, exit.as_deref());
+        if self.args.time {
+            print_within_limit(format!("minivmm: time: {}\n", self.times.since(self.begin)));
+        }
         if let Some(text) = &text {
             let mut words = format!("minivmm: {text}\n");
             // With `--verbose` the console was already shown.
@@ -329,7 +417,9 @@ impl<'a> Run<'a> {
     /// Waits until all output before the machine's end is written.
     fn drain(&mut self, events: &Receiver<RunEvent>) {
         let deadline = Instant::now() + DRAIN_LIMIT;
-        while self.closed < READ_PORTS {
+        let more = [self.ports.terminal.is_some(), self.ports.files.is_some()];
+        let ports = READ_PORTS + more.into_iter().map(usize::from).sum::<usize>();
+        while self.closed < ports {
             let left = deadline.saturating_duration_since(Instant::now());
             match events.recv_timeout(left) {
                 Ok(RunEvent::MachineEnded(_) | RunEvent::Signal(_)) => {}

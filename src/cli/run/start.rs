@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Instant;
 
 use super::args::RunArgs;
+use super::build_tree;
 use super::error::RunError;
 use super::guest;
 use super::ports::RunEvent;
+use super::volume;
 use super::warm::{self, Keep};
 use crate::cli::preflight::{self, Start};
 use crate::cli::switch::ensure_for;
@@ -17,7 +20,7 @@ use crate::host::facts::Host;
 use crate::host::stdio::Output;
 use crate::machine::Machine;
 use crate::machine::files::Prepared;
-use crate::machine::run_resources::{Image, RunResources, StreamPort};
+use crate::machine::run_resources::{BeforeRun, Image, RunResources, StreamPort};
 use crate::spec::{Initrd, OnReboot, Spec};
 
 /// Maximum number of ports beside the console and those of a run: Linux takes 31 in all
@@ -56,14 +59,19 @@ impl RunStart {
     /// Starts it. This may block without a limit: a directory may be large, or its file system unreachable.
     pub(super) fn start(self, events: &Sender<RunEvent>) -> Result<Started, RunError> {
         let host = Host::here();
-        if self.spec.port.len() > PORTS {
-            return Err(RunError::Ports { asked: self.spec.port.len(), max: PORTS });
+        let most = PORTS - usize::from(self.args.tty) - usize::from(self.args.out.is_some());
+        if self.spec.port.len() > most {
+            return Err(RunError::Ports { asked: self.spec.port.len(), max: most });
         }
         let mut given = self.spec.clone();
+        volume::share(&self.args, &mut given)?;
+        if self.args.warm.is_some() && !given.share.is_empty() {
+            return Err(RunError::WarmShare);
+        }
         if self.args.warm.is_some() {
             warm::fix_addresses(&mut given);
         }
-        let spec = run_spec(given.settled()?, &host)?;
+        let mut spec = run_spec(given.settled()?, &host)?;
         let kept = warm::find(&self.args, &spec)?;
         // Before opening anything that another machine of this name uses.
         let claim = spec.name.as_ref().map(Claim::take).transpose()?;
@@ -73,6 +81,10 @@ impl RunStart {
             None => {
                 let mut prepared = preflight::prepare(&spec, Start::Kernel)?;
                 let made = guest::initramfs(&self.args, &spec, &prepared, &host)?;
+                if made.is_packed && volume::has_root(&spec) {
+                    spec.share.pop();
+                    prepared.open.shares.pop();
+                }
                 let initrd: Arc<dyn Image> = Arc::new(made.archive);
                 prepared.give_initrd(&initrd)?;
                 let machine = self.launch(&spec, &host, prepared, events)?;
@@ -142,7 +154,12 @@ impl RunStart {
         let shown = self.args.verbose.then(|| Box::new(Output::error()) as _);
         let _ = events.send(RunEvent::Starting);
         let (prepared, streams) = (Some(prepared), self.streams.clone());
-        let run_resources = RunResources { prepared, streams, ..RunResources::default() };
+        let running = events.clone();
+        let about_to_run = BeforeRun::new(move |_| {
+            let _ = running.send(RunEvent::Running(Instant::now()));
+            Ok(())
+        });
+        let run_resources = RunResources { prepared, streams, about_to_run, ..RunResources::default() };
         Ok(Machine::start_supplied(spec, shown, run_resources)?)
     }
 }
@@ -156,6 +173,9 @@ fn run_spec(mut spec: Spec, host: &Host) -> Result<Spec, RunError> {
             kernel.display()
         ));
         spec.kernel = Some(kernel);
+    }
+    if let Some(tree) = spec.kernel.as_ref().filter(|kernel| kernel.is_dir()) {
+        spec.kernel = Some(build_tree::kernel(tree)?);
     }
     let words = spec.append.take().unwrap_or_default();
     spec.append = Some(boot::cmdline::join(&["quiet", &words, "rdinit=/.minivmm/init"]));

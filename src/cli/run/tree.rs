@@ -26,7 +26,7 @@ pub(super) fn pack(archive: &mut Archive, root: &Path, mem: MemSize) -> Result<V
     };
     let top = fs::metadata(root).map_err(failed(root))?;
     if !top.is_dir() {
-        return Err(RunError::NotADirectory { path: root.to_path_buf() });
+        return Err(RunError::NotADirectory { option: "root", path: root.to_path_buf() });
     }
     let mut packer = Packer { archive, linked: HashMap::new(), unreadable: Vec::new() };
     let mut folders = vec![PathBuf::new()];

@@ -1,6 +1,7 @@
 //! The result of a run: in words, and as an exit status.
 
 use std::io;
+use std::path::Path;
 
 use super::session::Run;
 use crate::cli::exit::Status;
@@ -14,6 +15,10 @@ pub(super) enum RunEnd {
     Done(u8),
     /// The machine has ended.
     MachineEnded,
+    /// The guest does not have the directory for the command.
+    NoDirectory,
+    /// The files of the command are not here, for this reason.
+    NoFiles(String),
     /// The host could not write the output.
     OutputFailed,
     /// The machine did not come up.
@@ -27,7 +32,7 @@ pub(super) enum RunEnd {
 impl RunEnd {
     /// Whether the guest's console may explain it.
     pub(super) fn is_caused_by_guest(&self) -> bool {
-        !matches!(self, RunEnd::Signal(_) | RunEnd::OutputFailed)
+        !matches!(self, RunEnd::Signal(_) | RunEnd::OutputFailed | RunEnd::NoDirectory | RunEnd::NoFiles(_))
     }
 }
 
@@ -49,6 +54,13 @@ impl Run<'_> {
                 Some(status) => (None, Status::Command(status)),
                 None => self.machine_ended(exit),
             },
+            RunEnd::NoFiles(text) => (Some(text.clone()), Status::RunFailed),
+            RunEnd::NoDirectory => {
+                let folder = self.args.workdir.as_deref().unwrap_or(Path::new("/"));
+                // A path may contain any byte, also control sequences for a terminal.
+                let folder = folder.display().to_string().escape_debug().to_string();
+                (Some(format!("the guest has no directory {folder} (--workdir)")), Status::RunFailed)
+            }
             RunEnd::BootTimeout => {
                 let limit = self.args.boot_limit().as_secs();
                 let text = format!("the machine did not come up within {limit} s (--boot-timeout)");

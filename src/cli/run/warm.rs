@@ -1,12 +1,12 @@
 //! A run that goes on from a machine that an earlier one has kept, or keeps its own.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::args::RunArgs;
 use super::busybox;
+use super::guest::Sources;
 use crate::cli::report;
-use crate::cli::warm::{FileMark, Key, WarmError, WarmMachine};
+use crate::cli::warm::{Key, WarmError, WarmMachine};
 use crate::machine::{Controls, SaveError, disk_id};
 use crate::saved::{SavedMachineError, with_absolute_paths};
 use crate::spec::{MacAddress, NetLink, Spec};
@@ -20,6 +20,13 @@ pub(super) fn find(args: &RunArgs, spec: &Spec) -> Result<Option<WarmMachine>, W
     let mut key = Key::new(&with_absolute_paths(own.clone()).unwrap_or(own));
     for folder in [&args.root, &args.modules] {
         key.bytes(&[folder.is_some().into()]);
+    }
+    if args.tty {
+        // A machine with a terminal has one console more.
+        key.bytes(b"tty");
+    }
+    if args.out.is_some() {
+        key.bytes(b"out");
     }
     let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
     if let Some(root) = &args.root {
@@ -47,9 +54,13 @@ fn check(spec: &Spec) -> Result<(), WarmError> {
     }
 }
 
-/// Gives the user networks addresses that do not depend on the machine's name and the working directory, as its others do: a guest
-/// that goes on keeps them.
+/// That of the machines of warm runs, which go on under any name.
+const WARM_UUID: &str = "6d696e69-766d-4d77-a172-6d0000000001";
+
+/// Gives the machine a UUID, and the user networks addresses, that do not depend on the machine's name and the working directory, as its
+/// others do: a guest that goes on keeps them.
 pub(super) fn fix_addresses(spec: &mut Spec) {
+    spec.uuid = spec.uuid.or_else(|| WARM_UUID.parse().ok());
     for (last, net) in (1..=u8::MAX).zip(&mut spec.net) {
         if matches!(net.link, NetLink::User(_)) && net.mac.is_none() {
             net.mac = MacAddress::new([0x02, 0, 0, 0, 0x77, last]).ok();
@@ -63,16 +74,14 @@ pub(super) struct Keep {
     pub(super) warm: WarmMachine,
     pub(super) spec: Spec,
     /// The kernel's modules.
-    pub(super) files: Vec<PathBuf>,
+    pub(super) files: Sources,
 }
 
 impl Keep {
     /// Saves the machine, which goes on then.
     pub(super) fn save(self, controls: &Controls) -> Result<(), SaveError> {
-        let files: BTreeMap<_, _> =
-            self.files.into_iter().map(|path| (path.clone(), FileMark::at(&path))).collect();
         let spec = Spec { name: None, ..self.spec };
-        self.warm.save(controls, spec, files)
+        self.warm.save(controls, spec, self.files)
     }
 }
 

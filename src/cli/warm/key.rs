@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,14 @@ impl FileMark {
     /// Of the file that `path` leads to; `None` if there is none.
     pub(in crate::cli) fn at(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().map(|file| Self::of(&file))
+    }
+
+    /// The same of a file that has not changed since `time`, when somebody began to read it: otherwise nobody knows what was read.
+    pub(in crate::cli) fn unchanged_since(path: &Path, time: SystemTime) -> Option<Self> {
+        let file = fs::metadata(path).ok()?;
+        // The kernel's time of a file is that of its last tick.
+        let last = i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()?.checked_sub(1)?;
+        (file.ctime() < last).then(|| Self::of(&file))
     }
 
     fn of(file: &Metadata) -> Self {
@@ -101,7 +110,21 @@ impl Key {
 mod tests {
     use super::*;
     use std::fs::File;
-    use std::time::SystemTime;
+    use std::time::Duration;
+
+    #[test]
+    fn mark_of_a_file_that_may_have_changed_while_it_was_read_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.ko");
+        fs::write(&file, "module").unwrap();
+        let later = SystemTime::now() + Duration::from_secs(5);
+        assert_eq!(FileMark::unchanged_since(&file, later), FileMark::at(&file));
+        assert!(FileMark::at(&file).is_some());
+        for begun in [SystemTime::now() - Duration::from_secs(60), SystemTime::now(), UNIX_EPOCH] {
+            assert_eq!(FileMark::unchanged_since(&file, begun), None);
+        }
+        assert_eq!(FileMark::unchanged_since(&folder.path().join("none"), later), None);
+    }
 
     #[test]
     fn key_is_another_one_when_anything_is() {

@@ -13,8 +13,8 @@ use rustix::fs::{
 };
 use serde_json::Value;
 use virtio::fs::{
-    Answer, Attr, Caching, Caller, Change, Entry, Errno, FileSystem, Handle, Listing, Name, New, Node,
-    OpenMode, Rename, Seek, SetTime, SetXattr, Space, Usage,
+    Answer, Attr, Caching, Caller, Change, Entry, Errno, FileSystem, Handle, Listing, Lock, LockKind, Name,
+    New, Node, OpenMode, Rename, Seek, SetTime, SetXattr, Space, Usage,
 };
 use virtio::memory::{Memory, Segment};
 
@@ -82,7 +82,7 @@ impl Share {
     /// Opens a name, which must be a file.
     fn open_file(&self, folder: &OwnedFd, name: &[u8], mode: OpenMode) -> Answer<(OwnedFd, Statx)> {
         // A FIFO would wait for its other end; the kind is looked at below.
-        let flags = self.flags(mode) | OFlags::NONBLOCK;
+        let flags = self.flags(mode) | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = open_beneath(folder, name, flags, Mode::empty())?;
         let stat = stat_of(&file).map_err(errno)?;
         if u32::from(stat.stx_mode) & KIND == FILE { Ok((file, stat)) } else { Err(Errno::STALE) }
@@ -102,7 +102,7 @@ impl Share {
 
     /// A number for an open file or folder of `node`.
     fn opened(&mut self, fd: OwnedFd, node: Slot, mode: OpenMode, is_folder: bool) -> Answer<Handle> {
-        let open = Open { fd: Some(Arc::new(fd)), node, mode, is_folder };
+        let open = Open { fd: Some(Arc::new(fd)), node, mode, is_folder, flock: LockKind::None };
         let (slot, handle) = self.handles.add(open)?;
         self.nodes.get_mut(node)?.handles.push(slot);
         Ok(handle)
@@ -114,12 +114,20 @@ impl Share {
         if identity.kind != FILE {
             return Err(if identity.is_folder() { Errno::ISDIR } else { Errno::ACCES });
         }
-        let (folder, name) = self.place(slot)?;
-        match self.open_file(&folder, &name, mode) {
+        let found = self.place(slot).and_then(|(folder, name)| self.open_file(&folder, &name, mode));
+        match found {
             Ok((file, stat)) if Identity::of(&stat) == identity => Ok(file),
-            Ok(_) | Err(Errno::NOENT) => Err(Errno::STALE),
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => self.open_again(slot, mode),
             Err(error) => Err(error),
         }
+    }
+
+    /// Opens a file without a name that the guest has open, by the kernel's link to that open file.
+    fn open_again(&self, slot: Slot, mode: OpenMode) -> Answer<OwnedFd> {
+        let open = self.any_open(slot).ok_or(Errno::STALE)?;
+        let flags = self.flags(mode) | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(proc_path(&open, None).as_slice(), flags, Mode::empty());
+        opened.map_err(|error| if error == rustix::io::Errno::NOENT { Errno::STALE } else { errno(error) })
     }
 
     /// Opens the folder of a node for listing.
@@ -205,6 +213,10 @@ impl Share {
 impl FileSystem for Share {
     fn caching(&self) -> Caching {
         self.folder.options.caching
+    }
+
+    fn has_locks(&self) -> bool {
+        self.folder.options.has_locks
     }
 
     fn begin(&mut self, collects_writes: bool) {
@@ -441,6 +453,7 @@ impl FileSystem for Share {
         if let Ok(file) = self.nodes.get_mut(open.node) {
             file.handles.retain(|own| *own != slot);
         }
+        self.end_locks(open.node);
         self.nodes.drop_unused(open.node);
     }
 
@@ -592,6 +605,18 @@ impl FileSystem for Share {
             rustix::fs::lremovexattr(path.as_slice(), name)
         };
         removed.map_err(errno)
+    }
+
+    fn lock(&mut self, lock: &Lock) -> Answer<()> {
+        if self.has_locks() { self.set_lock(lock) } else { Err(Errno::NOSYS) }
+    }
+
+    fn conflict(&mut self, lock: &Lock) -> Answer<Option<(LockKind, u64, u64)>> {
+        if self.has_locks() { self.find_conflict(lock) } else { Err(Errno::NOSYS) }
+    }
+
+    fn closed(&mut self, handle: Handle, owner: u64) -> Answer<()> {
+        if self.has_locks() { self.close_owner(handle, owner) } else { Err(Errno::NOSYS) }
     }
 
     fn save(&self) -> Result<Value, StateError> {

@@ -19,7 +19,7 @@ const LONGEST_PATH: usize = 4095;
 /// Opens beneath `folder`, without following any link. EAGAIN is the kernel's word for a race with a rename.
 pub(super) fn open_beneath(folder: impl AsFd, path: &[u8], flags: OFlags, mode: Mode) -> Answer<OwnedFd> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let mut left = 8;
     loop {
         left -= 1;
@@ -52,7 +52,11 @@ impl Share {
             Err(Errno::NFILE) if self.nodes.close_folders(1) => walk(&self.folder, &names_of(self, slot)?),
             opened => opened,
         };
-        let opened = opened.map_err(|error| if error == Errno::NOENT { Errno::STALE } else { error })?;
+        // It was a folder: what has its name now is another file, or nothing.
+        let opened = opened.map_err(|error| match error {
+            Errno::NOENT | Errno::NOTDIR => Errno::STALE,
+            error => error,
+        })?;
         if Identity::of(&stat_of(&opened).map_err(errno)?) != identity {
             return Err(Errno::STALE);
         }

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use virtio::fs::{Answer, Errno, Handle, OpenMode};
+use virtio::fs::{Answer, Errno, Handle, LockKind, OpenMode};
 
 use super::nodes::Slot;
 
@@ -15,6 +15,8 @@ pub(super) struct Open {
     pub(super) node: Slot,
     pub(super) mode: OpenMode,
     pub(super) is_folder: bool,
+    /// Its lock of flock(2).
+    pub(super) flock: LockKind,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +69,15 @@ impl Handles {
         let (at, generation) = split(handle)?;
         let place = self.places.get(at).filter(|place| place.generation == generation);
         place.and_then(|place| place.open.as_ref()).ok_or(Errno::BADF)
+    }
+
+    /// Notes a lock of flock(2).
+    pub(super) fn note_flock(&mut self, handle: Handle, kind: LockKind) {
+        if let Ok((at, _)) = split(handle)
+            && let Some(open) = self.places.get_mut(at).and_then(|place| place.open.as_mut())
+        {
+            open.flock = kind;
+        }
     }
 
     /// The descriptor of one.

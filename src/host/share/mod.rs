@@ -13,6 +13,7 @@ mod files;
 mod folders;
 mod handles;
 mod listing;
+mod locks;
 mod nodes;
 mod opening;
 mod owners;
@@ -31,6 +32,7 @@ pub(crate) use opening::SharedFolder;
 use super::iovecs::IoVecs;
 use handles::Handles;
 use listing::Entries;
+use locks::Locks;
 use nodes::Nodes;
 
 /// The files of one boot.
@@ -40,6 +42,7 @@ struct Share {
     nodes: Nodes,
     handles: Handles,
     entries: Entries,
+    locks: Locks,
     vecs: IoVecs,
     /// The guest writes whole pages, which it reads before.
     collects_writes: bool,
@@ -58,6 +61,7 @@ impl Share {
             nodes: Nodes::new(&folder),
             handles: Handles::new(folder.most_handles()),
             entries: Entries::default(),
+            locks: Locks::default(),
             vecs: IoVecs::default(),
             collects_writes: false,
             folder,

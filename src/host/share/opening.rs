@@ -12,7 +12,7 @@ use virtio::fs::Caching;
 use super::attributes::{Identity, stat_of};
 use super::sys;
 use crate::host::lock::user;
-use crate::spec::{ShareCache, ShareOwner, ShareSpec};
+use crate::spec::{ShareCache, ShareLocks, ShareOwner, ShareSpec};
 
 /// Why a folder cannot be shared.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +58,8 @@ pub(super) struct Options {
     pub(super) read_only: bool,
     pub(super) caching: Caching,
     pub(super) owner: ShareOwner,
+    /// Locks of the guest are the host's too.
+    pub(super) has_locks: bool,
 }
 
 /// See the module.
@@ -91,7 +93,12 @@ impl SharedFolder {
             ShareCache::Always => Caching::Always,
             ShareCache::Never => Caching::Never,
         };
-        let options = Options { read_only: spec.read_only, caching, owner: spec.owner.unwrap_or_default() };
+        let options = Options {
+            read_only: spec.read_only,
+            caching,
+            owner: spec.owner.unwrap_or_default(),
+            has_locks: spec.locks == Some(ShareLocks::Host),
+        };
         Ok(Arc::new(SharedFolder {
             identity: Identity::of(&found),
             root: Arc::new(root),

@@ -4,11 +4,12 @@
 use devices::component::{StateError, hex};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use virtio::fs::OpenMode;
+use virtio::fs::{LockKind, OpenMode};
 
 use super::Share;
 use super::attributes::Identity;
 use super::handles::Open;
+use super::locks;
 use super::nodes::{File, ROOT, Slot};
 
 const KIND: &str = "virtio-fs";
@@ -22,6 +23,8 @@ struct SavedShare {
     root_lookups: u64,
     nodes: Vec<SavedNode>,
     handles: Vec<SavedHandle>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    locks: Vec<SavedLock>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,6 +47,24 @@ struct SavedHandle {
     node: Slot,
     mode: OpenMode,
     is_folder: bool,
+    #[serde(default, skip_serializing_if = "is_none")]
+    flock: LockKind,
+}
+
+/// A range that is locked by fcntl(2).
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SavedLock {
+    pub(super) node: Slot,
+    pub(super) owner: u64,
+    pub(super) kind: LockKind,
+    pub(super) start: u64,
+    pub(super) end: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_none(kind: &LockKind) -> bool {
+    *kind == LockKind::None
 }
 
 impl Share {
@@ -62,6 +83,7 @@ impl Share {
             node: open.node,
             mode: open.mode,
             is_folder: open.is_folder,
+            flock: open.flock,
         });
         let saved = SavedShare {
             collects_writes: self.collects_writes,
@@ -69,6 +91,7 @@ impl Share {
             root_lookups: self.nodes.get(ROOT).map_or(0, |root| root.lookups),
             nodes: nodes.collect(),
             handles: handles.collect(),
+            locks: self.locks.saved(),
         };
         serde_json::to_value(saved).map_err(|error| StateError::refused(KIND, error))
     }
@@ -97,15 +120,21 @@ impl Share {
         }
         let mut handles = Vec::with_capacity(saved.handles.len());
         for handle in saved.handles {
-            let SavedHandle { slot, generation, node, mode, is_folder } = handle;
+            let SavedHandle { slot, generation, node, mode, is_folder, flock } = handle;
             let Ok(file) = new.nodes.get_mut(node) else {
                 return Err(damaged("an open file is none of the share's"));
             };
             file.handles.push(slot);
-            handles.push((slot, generation, Open { fd: None, node, mode, is_folder }));
+            handles.push((slot, generation, Open { fd: None, node, mode, is_folder, flock }));
         }
-        let opened: Vec<_> = handles.into_iter().map(|handle| new.reopened(handle)).collect();
+        // A process that may have fewer files open than the one that saved has fewer: the rest is stale.
+        let (mut opened, most) = (Vec::with_capacity(handles.len()), self.folder.most_handles());
+        for handle in handles {
+            let is_one_too_many = opened.len() >= most;
+            opened.push(if is_one_too_many { handle } else { new.reopened(handle) });
+        }
         new.handles.restore(opened).map_err(damaged)?;
+        new.restore_locks(saved.locks).map_err(damaged)?;
         *self = new;
         Ok(())
     }
@@ -119,6 +148,8 @@ impl Share {
         } else {
             self.open_node(open.node, OpenMode { truncate: false, exclusive: false, ..open.mode })
         };
-        (slot, generation, Open { fd: fd.ok().map(std::sync::Arc::new), ..open })
+        let fd = fd.ok().map(std::sync::Arc::new);
+        let flock = if locks::flock(fd.as_ref(), open.flock).is_ok() { open.flock } else { LockKind::None };
+        (slot, generation, Open { fd, flock, ..open })
     }
 }

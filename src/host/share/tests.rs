@@ -7,15 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tempfile::TempDir;
 use virtio::fs::{
-    Answer, Caller, Change, Entry, Errno, FileSystem, Handle, Name, New, Node, OpenMode, Rename, Seek,
-    SetTime, SetXattr, Space, Time,
+    Answer, Caller, Change, Entry, Errno, FileSystem, Handle, Lock, LockKind, Name, New, Node, OpenMode,
+    Rename, Seek, SetTime, SetXattr, Space, Time,
 };
 use virtio::memory::{Memory, Segment};
 use virtio::testing::memory;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
-use crate::spec::{ShareOwner, ShareSpec};
+use crate::spec::{ShareLocks, ShareOwner, ShareSpec};
 
 const READ: OpenMode =
     OpenMode { read: true, write: false, append: false, sync: false, truncate: false, exclusive: false };
@@ -38,7 +38,10 @@ impl World {
     }
 
     fn with(spec: impl FnOnce(ShareSpec) -> ShareSpec) -> Self {
-        let base = tempfile::tempdir().unwrap();
+        Self::at(tempfile::tempdir().unwrap(), spec)
+    }
+
+    fn at(base: TempDir, spec: impl FnOnce(ShareSpec) -> ShareSpec) -> Self {
         fs::create_dir(base.path().join("dir")).unwrap();
         fs::write(base.path().join("secret"), "secret").unwrap();
         let spec = spec(ShareSpec::new(base.path().join("dir")));
@@ -87,10 +90,10 @@ impl World {
 
     fn moved(&mut self) {
         let state = self.share.save().unwrap();
-        let mut new = Share::new(self.share.folder.clone());
-        new.load(&state).unwrap();
-        assert_eq!(new.save().unwrap(), state);
-        self.share = new;
+        // The old one ends first, with its locks.
+        self.share = Share::new(self.share.folder.clone());
+        self.share.load(&state).unwrap();
+        assert_eq!(self.share.save().unwrap(), state);
     }
 
     /// Nothing outside is there that was not, or is changed.
@@ -122,6 +125,10 @@ fn file_is_made_written_read_and_removed_while_it_is_open() {
     assert_eq!(world.take(handle, 3), Ok(b"ello".to_vec()));
     let attr = world.share.attr(node, None).unwrap();
     assert_eq!((attr.size, attr.nlink, attr.uid, attr.gid), (7, 0, 0, 0));
+    // As /proc/self/fd of a process in the guest opens it.
+    let again = world.share.open(node, READ).unwrap();
+    assert_eq!(world.take(again, 3), Ok(b"ello".to_vec()));
+    world.share.release(again);
     let change = Change { size: Some(1), mode: Some(0o600), mtime: Some(SetTime::Now), ..Change::default() };
     assert_eq!(world.share.set_attr(node, Some(handle), &change).unwrap().size, 1);
     world.share.release(handle);
@@ -355,7 +362,10 @@ impl World {
 
 #[test]
 fn a_hundred_thousand_files_take_few_descriptors_and_go_when_forgotten() {
-    let mut world = World::new();
+    // A disk takes a minute to make them.
+    let memory = Path::new("/dev/shm");
+    let folder = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.unwrap();
+    let mut world = World::at(folder, |spec| spec);
     fs::create_dir(world.path("d")).unwrap();
     for n in 0..100_000 {
         fs::File::create(world.path(&format!("d/{n}"))).unwrap();
@@ -473,6 +483,14 @@ fn a_file_with_the_number_of_a_removed_one_is_another() {
         world.share.remove(Node::ROOT, name(b"a"), false).unwrap();
         assert!(seen.insert(node), "the guest still knows the one before");
     }
+    // Made by the host: known by its time of birth.
+    fs::write(world.path("b"), "").unwrap();
+    let mut stat = attributes::stat_at(&world.share.folder.root, b"b").unwrap();
+    let first = attributes::Identity::of(&stat);
+    stat.stx_btime.tv_sec += 1;
+    let second = attributes::Identity::of(&stat);
+    let mut intern = |identity| world.share.nodes.intern(nodes::ROOT, b"b", identity, false).unwrap();
+    assert_ne!(intern(first), intern(second));
 }
 
 #[test]
@@ -664,6 +682,85 @@ fn saved_share_that_is_damaged_is_refused_and_changes_nothing() {
     world.share.load(&good).unwrap();
     assert_eq!(world.put(handle, 0, b"x"), Ok(1));
     assert!(world.find(folder, "e").is_ok());
+}
+
+fn ranged(handle: Handle, owner: u64, kind: LockKind, start: u64, end: u64) -> Lock {
+    Lock { handle, owner, is_flock: false, kind, start, end }
+}
+
+#[test]
+fn locks_of_the_guest_are_told_apart_and_are_the_hosts_too() {
+    let mut world = World::with(|spec| spec.with_locks(ShareLocks::Host));
+    let (node, one) = world.create("a");
+    let two = world.share.open(node, WRITE).unwrap();
+    let set = |world: &mut World, handle, owner, kind, start, end| {
+        world.share.lock(&ranged(handle, owner, kind, start, end))
+    };
+    let end = i64::MAX.cast_unsigned();
+    assert_eq!(set(&mut world, one, 1, LockKind::Write, 0, 99), Ok(()));
+    // The same process by another file, and another process by the same file.
+    assert_eq!(set(&mut world, two, 1, LockKind::Write, 50, 149), Ok(()));
+    assert_eq!(set(&mut world, one, 2, LockKind::Read, 149, 149), Err(Errno::AGAIN));
+    assert_eq!(set(&mut world, one, 2, LockKind::Read, 150, end), Ok(()));
+    let found = world.share.conflict(&ranged(one, 2, LockKind::Read, 0, end)).unwrap();
+    assert!(matches!(found, Some((LockKind::Write, ..))), "{found:?}");
+    // A program of the host.
+    let file = fs::File::options().read(true).write(true).open(world.path("a")).unwrap();
+    let host = |kind, start, end| sys::lock(&file, kind, start, end).is_ok();
+    assert!(
+        !host(LockKind::Read, 100, 100) && !host(LockKind::Write, 200, 200) && host(LockKind::Read, 200, 200)
+    );
+    assert_eq!(set(&mut world, one, 2, LockKind::Write, 200, 210), Err(Errno::AGAIN));
+    let found = world.share.conflict(&ranged(one, 2, LockKind::Write, 190, 210)).unwrap();
+    assert_eq!(found, Some((LockKind::Read, 200, 200)));
+    assert!(host(LockKind::None, 0, end));
+    // What one gives up, the other still holds.
+    assert_eq!(set(&mut world, one, 1, LockKind::Read, 0, 149), Ok(()));
+    assert_eq!(set(&mut world, one, 2, LockKind::Read, 0, 9), Ok(()));
+    assert_eq!(set(&mut world, one, 1, LockKind::None, 0, 19), Ok(()));
+    assert!(!host(LockKind::Write, 5, 5) && host(LockKind::Write, 15, 15) && !host(LockKind::Write, 20, 20));
+    assert!(host(LockKind::None, 0, end));
+    world.moved();
+    assert!(!host(LockKind::Write, 5, 5) && !host(LockKind::Write, 20, 20));
+    // A process that closes a file loses all that it has on it.
+    world.share.closed(two, 1).unwrap();
+    assert!(!host(LockKind::Write, 5, 5) && host(LockKind::Write, 20, 149));
+    assert!(host(LockKind::None, 0, end));
+    world.share.release(one);
+    world.share.release(two);
+    assert!(host(LockKind::Write, 0, end));
+}
+
+#[test]
+fn locks_on_whole_files_belong_to_open_files() {
+    let mut world = World::with(|spec| spec.with_locks(ShareLocks::Host));
+    let (node, one) = world.create("a");
+    let two = world.share.open(node, READ).unwrap();
+    let flock = |handle, kind| Lock { is_flock: true, ..ranged(handle, 7, kind, 0, u64::MAX >> 1) };
+    assert_eq!(world.share.lock(&flock(one, LockKind::Write)), Ok(()));
+    assert_eq!(world.share.lock(&flock(two, LockKind::Read)), Err(Errno::AGAIN));
+    world.moved();
+    assert_eq!(world.share.lock(&flock(two, LockKind::Read)), Err(Errno::AGAIN));
+    world.share.release(one);
+    assert_eq!(world.share.lock(&flock(two, LockKind::Read)), Ok(()));
+    let file = fs::File::open(world.path("a")).unwrap();
+    assert!(!crate::host::lock::try_lock_folder(&file).unwrap());
+    assert_eq!(world.share.lock(&flock(two, LockKind::None)), Ok(()));
+    assert!(crate::host::lock::try_lock_folder(&file).unwrap());
+}
+
+#[test]
+fn locks_are_bounded_and_stay_in_the_guest_unless_asked_for() {
+    let mut world = World::with(|spec| spec.with_locks(ShareLocks::Host));
+    let (_, handle) = world.create("a");
+    let mut lock = |n: u64| world.share.lock(&ranged(handle, n, LockKind::Read, n * 10, n * 10));
+    let first = (0..10_000).find_map(|n| lock(n).err());
+    assert_eq!(first, Some(Errno::NOLCK));
+    let mut world = World::new();
+    let (_, handle) = world.create("a");
+    assert!(!world.share.has_locks());
+    assert_eq!(world.share.lock(&ranged(handle, 1, LockKind::Read, 0, 1)), Err(Errno::NOSYS));
+    assert_eq!(world.share.closed(handle, 1), Err(Errno::NOSYS));
 }
 
 #[test]

@@ -3,9 +3,10 @@
 //! Whoever asks for a port opens it, and learns at once whether that is possible; the thread of the network only gets the open
 //! socket. So a port takes connections even while its guest boots or rests.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::time::Duration;
@@ -15,6 +16,9 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::sockets::BoundSocket;
 use super::wire::Wire;
+use crate::host::lock_soon::{is_own_child, soon};
+use crate::host::port_owner;
+use crate::spec;
 
 /// How long the thread of a network may take to let go of a port.
 const LET_GO: Duration = Duration::from_secs(1);
@@ -42,7 +46,7 @@ impl Ports {
         let kept = network.as_ref().and_then(|network| network.take_kept(forward.protocol, forward.bind));
         let socket = match kept {
             Some(socket) => socket,
-            None => BoundSocket::open(forward.protocol, forward.bind)?,
+            None => open_soon(&forward, || BoundSocket::open(forward.protocol, forward.bind))?,
         };
         let address = socket.address();
         if let Some(network) = network {
@@ -93,6 +97,33 @@ impl Ports {
         state.network = Arc::downgrade(&changes);
         Ok(changes)
     }
+}
+
+/// Has `open` open a port, again for a short time if it is taken: one that this process has closed just now stays open in a program that one
+/// of its threads starts, until that runs.
+fn open_soon<T>(forward: &Forward, mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let mut opened = None;
+    let attempt = || match open() {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            opened = Some(Err(error));
+            Ok(false)
+        }
+        result => {
+            opened = Some(result);
+            Ok(true)
+        }
+    };
+    soon(attempt, || is_anothers(forward))?;
+    opened.unwrap_or_else(|| Err(ErrorKind::AddrInUse.into()))
+}
+
+/// Whether a program is seen to have the port that does not lose it by beginning.
+fn is_anothers(forward: &Forward) -> bool {
+    let protocol = match forward.protocol {
+        Protocol::Tcp => spec::Protocol::Tcp,
+        Protocol::Udp => spec::Protocol::Udp,
+    };
+    port_owner::find(Path::new("/proc"), protocol, forward.bind).is_some_and(|owner| !is_own_child(owner.pid))
 }
 
 /// What has changed since the network of a boot looked last.
@@ -189,5 +220,55 @@ impl Changes {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::host::testing::starting;
+
+    fn forward(bind: SocketAddr) -> Forward {
+        Forward { protocol: Protocol::Tcp, bind, guest_port: 22 }
+    }
+
+    #[test]
+    fn a_port_that_was_closed_is_had_when_a_program_that_begins_lets_go_of_it() {
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = first.local_addr().unwrap();
+        let (child, mut begun, mut end) = starting();
+        begun.read_exact(&mut [0]).unwrap();
+        drop(first);
+        assert!(!is_anothers(&forward(address)), "a child that begins is no other process");
+        let mut refused = 0;
+        let open = || {
+            let opened = TcpListener::bind(address);
+            refused += u32::from(opened.is_err());
+            if opened.is_err() && refused == 2 {
+                end.write_all(&[0])?;
+            }
+            opened
+        };
+        assert_eq!(open_soon(&forward(address), open).unwrap().local_addr().unwrap(), address);
+        assert!(refused >= 2);
+        child.join().unwrap();
+    }
+
+    #[test]
+    fn a_port_that_is_open_is_refused_at_once() {
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = first.local_addr().unwrap();
+        let mut attempts = 0;
+        let open = || {
+            attempts += 1;
+            TcpListener::bind(address)
+        };
+        let error = open_soon(&forward(address), open).unwrap_err();
+        assert_eq!((error.kind(), attempts), (ErrorKind::AddrInUse, 1));
+        let never = || Err::<(), _>(ErrorKind::AddrNotAvailable.into());
+        assert_eq!(open_soon(&forward(address), never).unwrap_err().kind(), ErrorKind::AddrNotAvailable);
     }
 }

@@ -8,6 +8,7 @@ mod exits;
 mod images;
 mod network;
 mod numbers;
+mod prefetch;
 mod restore;
 mod rivals;
 mod save;
@@ -30,6 +31,7 @@ fn main() -> Result<()> {
             convert::run()?;
             save::run()?;
             warm::run()?;
+            prefetch::run()?;
             let lab = rivals::lab()?;
             block::on(&lab, None)?;
             network::on(&lab, None)
@@ -43,10 +45,13 @@ fn main() -> Result<()> {
         Some("convert") => convert::run(),
         Some("save") => save::run(),
         Some("warm") => warm::run(),
+        Some("prefetch") => prefetch::run(),
         Some("block") => block::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
         Some("network") => network::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
         Some(other) => {
-            bail!("no such bench: {other} (startup, restore, exits, convert, save, warm, block, network)")
+            bail!(
+                "no such bench: {other} (startup, restore, exits, convert, save, warm, prefetch, block, network)"
+            )
         }
     }
 }

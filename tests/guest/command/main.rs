@@ -4,13 +4,16 @@
 //! - `say WORD...` and `complain WORD...`: prints the words on standard output or standard error.
 //! - `exit N`: ends with that status.
 //! - `copy`: copies its input to its output, to the end.
+//! - `pack [N]`: sends its input as the archive of its files, and says that a tar has ended with status N.
+//! - `show`: shows what is typed at its terminal, and the lines in which the host says the size of it, until a `q`.
+//! - `folder` and `size`: prints where it is to run, and the size of its terminal.
 //! - `environment`, `seed` and `now`: prints what it was told of them.
 //! - `count`: prints how many commands this guest has had.
 //! - `generation`: prints what the machine says on its port of that name.
 //! - `flood` and `chatter`: prints for ever, on standard output or to the host's program.
 //! - `hang`: does nothing for ever. `off`: powers off.
 //!
-//! With `mute` on the command line it never says that it waits. Freestanding, as the hostile guest, of which it has its platform.
+//! In the folder `/none` no command runs. With `mute` on the command line it never says that it waits. Freestanding, as the hostile guest, of which it has its platform.
 #![no_std]
 #![no_main]
 
@@ -70,7 +73,16 @@ fn run(ports: &mut Ports, task: &Task, count: u8) -> u8 {
                 .iter()
                 .fold(0, |number: u8, digit| number.wrapping_mul(10).wrapping_add(digit - b'0'));
         }
-        b"copy" => ports.copy_input(),
+        b"copy" => ports.copy_input(ports::OUT),
+        b"pack" => {
+            ports.copy_input(ports::FILES);
+            ports.send(ports::RUN, b"packed ");
+            ports.send(ports::RUN, if task.word(1).is_empty() { b"0" } else { task.word(1) });
+            ports.send(ports::RUN, b"\n");
+        }
+        b"show" => ports.show(),
+        b"folder" => say(ports, ports::OUT, task.between(b"workdir='", b"'")),
+        b"size" => say(ports, ports::OUT, task.between(b"terminal=1; size='", b"'")),
         b"environment" => say(ports, ports::OUT, task.between(b"environment() { :", b"; }; set --")),
         b"seed" => say(ports, ports::OUT, task.between(b"seed=", b";")),
         b"now" => say(ports, ports::OUT, task.between(b"now=", b";")),
@@ -103,6 +115,10 @@ extern "C" fn ring3(boot_params: u64) -> ! {
         count += 1;
         ports.send(ports::RUN, b"\nready\n");
         let task = Task::read(ports.line());
+        if task.between(b"workdir='", b"'") == b"/none" {
+            ports.send(ports::RUN, b"nodir\n");
+            hang();
+        }
         ports.send(ports::RUN, b"up\n");
         let status = run(&mut ports, &task, count);
         let token = task.between(b"token=", b";");

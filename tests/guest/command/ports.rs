@@ -9,9 +9,10 @@ pub const OUT: &[u8] = b"minivmm.out";
 pub const ERR: &[u8] = b"minivmm.err";
 pub const RUN: &[u8] = b"minivmm.run";
 pub const IN: &[u8] = b"minivmm.in";
-/// Not every machine has it.
+/// Not every machine has these.
 pub const GENERATION: &[u8] = b"org.minivmm.generation";
-const NAMES: [&[u8]; 5] = [OUT, ERR, RUN, IN, GENERATION];
+pub const FILES: &[u8] = b"minivmm.files";
+const NAMES: [&[u8]; 6] = [OUT, ERR, RUN, IN, GENERATION, FILES];
 /// How many of them every machine has.
 const EVERY: usize = 4;
 
@@ -28,6 +29,7 @@ const HEAR: u16 = 2;
 const SAY: u16 = 3;
 const PORT_ADD: u16 = 1;
 const PORT_READY: u16 = 3;
+const CONSOLE: u16 = 4;
 const PORT_OPEN: u16 = 6;
 const PORT_NAME: u16 = 7;
 const QUEUES: u16 = 16;
@@ -36,6 +38,8 @@ pub struct Ports {
     device: Device,
     /// The number of each of [`NAMES`].
     numbers: [Option<u16>; NAMES.len()],
+    /// The number of the second console.
+    terminal: Option<u16>,
     /// How far the used ring of each queue was looked at.
     seen: [u16; QUEUES as usize],
     /// The host's end of the input is closed.
@@ -63,7 +67,8 @@ impl Ports {
             poke::<u16>(ARENA.avail(queue), 1);
         }
         device.set(at::STATUS, 0xfu8);
-        let mut ports = Ports { device, numbers: [None; NAMES.len()], seen: [0; QUEUES as usize], input_ended: false };
+        let (numbers, seen) = ([None; NAMES.len()], [0; QUEUES as usize]);
+        let mut ports = Ports { device, numbers, terminal: None, seen, input_ended: false };
         for queue in (0..queues).filter(|queue| queue % 2 == 0) {
             for slot in 0..SIZE {
                 ports.give_room(queue, slot);
@@ -135,6 +140,10 @@ impl Ports {
                     self.say(port, PORT_OPEN);
                 }
             }
+            CONSOLE if port != 0 => {
+                self.terminal = Some(port);
+                self.say(port, PORT_OPEN);
+            }
             PORT_OPEN if Some(port) == self.numbers[3] => self.input_ended = value == 0,
             _ => {}
         }
@@ -187,9 +196,34 @@ impl Ports {
         }
     }
 
-    /// Copies the input to the output.
-    pub fn copy_input(&mut self) {
-        let (from, to) = (self.queue(IN), self.queue(OUT) + 1);
+    /// Shows what is typed at the terminal, and each line of the host's, until a `q`.
+    pub fn show(&mut self) {
+        while self.terminal.is_none() {
+            self.hear();
+        }
+        let (keys, run) = (2 * self.terminal.unwrap_or(0) + 2, self.queue(RUN));
+        self.transmit(keys + 1, b"shows\r\n");
+        loop {
+            self.hear();
+            for from in [keys, run] {
+                let Some((slot, count)) = self.take(from) else { continue };
+                let text = &*bytes(page(from, slot), count);
+                self.transmit(keys + 1, text);
+                let last = from == keys && text.contains(&b'q');
+                self.give_room(from, slot);
+                if last {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Copies the input to a port.
+    pub fn copy_input(&mut self, to: &[u8]) {
+        while to == FILES && self.numbers[NAMES.len() - 1].is_none() {
+            self.hear();
+        }
+        let (from, to) = (self.queue(IN), self.queue(to) + 1);
         loop {
             // In this order: what was sent before the end is there.
             self.hear();

@@ -14,6 +14,7 @@ global_asm!(
     include_str!("asm/pci.s"),
     include_str!("asm/ends.s"),
     include_str!("asm/facts.s"),
+    include_str!("asm/svm.s"),
     ".text",
     options(raw)
 );
@@ -70,6 +71,7 @@ guests! {
     BootFacts => tiny_guest_boot_facts,
     Time => tiny_guest_time,
     Pvh => tiny_guest_pvh,
+    Svm => tiny_guest_svm,
 }
 
 /// The machine code of `guest`; its first instruction is its entry.

@@ -94,11 +94,15 @@ pub enum Guest {
     /// Entered by PVH: `magic=336ec578 entries=NNNNNNNN modules=NNNNNNNN rsdp=NNNNNNNN` (entries of the memory map),
     /// `cmdline=...`.
     Pvh,
+    /// Runs a guest of its own by SVM, which counts for ever. Says `ready`, and echoes COM1's input, for whose interrupts it leaves the
+    /// inner guest, until the byte 0x04; then `echoed=NNNNNNNN`. Behind a `c` it says how far the inner guest has counted:
+    /// `counted=N{16}`. If it left the inner guest for something else: `left for NNNNNNNN` (exit code). On a processor without SVM: `no svm`.
+    Svm,
 }
 
 impl Guest {
     /// All of them.
-    pub const ALL: [Guest; 30] = [
+    pub const ALL: [Guest; 31] = [
         Guest::Ports,
         Guest::StringIo,
         Guest::Mmio,
@@ -129,6 +133,7 @@ impl Guest {
         Guest::BootFacts,
         Guest::Time,
         Guest::Pvh,
+        Guest::Svm,
     ];
 
     /// Its machine code.

@@ -72,6 +72,16 @@ fn echo_by_interrupt_loses_nothing() {
 }
 
 #[test]
+fn a_guest_has_a_guest_where_the_processor_has_svm() {
+    let outcome = Machine { input: b"ab\x04".to_vec(), ..Default::default() }.run(Guest::Svm);
+    assert!(
+        ["no svm\ndone\n", "ready\nab\nechoed=00000002\ndone\n"].contains(&outcome.output.as_str()),
+        "{outcome:?}"
+    );
+    assert_eq!(outcome.end, End::PowerOff);
+}
+
+#[test]
 fn timer_wakes_a_halted_cpu() {
     powers_off_after(&run(Guest::TimerWake), "woke\ndone\n");
     powers_off_after(&run(Guest::SlowTimer), "armed\nwoke\ndone\n");

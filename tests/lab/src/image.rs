@@ -2,6 +2,7 @@
 //! resources/image, kept in the cache until a recipe changes.
 
 use crate::host::{install_tools, run, say, tool};
+use crate::packages::{self, Release};
 use crate::{LabError, cache};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -86,6 +87,84 @@ pub(crate) fn tools() -> Result<PathBuf, LabError> {
     let dir = made("tools", &parts, |new| {
         fs::create_dir(new).map_err(LabError::path("create", new))?;
         recipe("tools.sh", &[&new.join("image")])
+    })?;
+    Ok(dir.join("image"))
+}
+
+/// Of Debian 13: systemd, which takes credentials that Debian 12's does not know, and what it needs.
+const SYSTEMD: [&str; 33] = [
+    "base-files",
+    "base-passwd",
+    "coreutils",
+    "dash",
+    "libacl1",
+    "libapparmor1",
+    "libattr1",
+    "libaudit1",
+    "libblkid1",
+    "libc6",
+    "libcap-ng0",
+    "libcap2",
+    "libcrypt1",
+    "libgcc-s1",
+    "libgmp10",
+    "libkmod2",
+    "liblz4-1",
+    "liblzma5",
+    "libmount1",
+    "libpam0g",
+    "libpcre2-8-0",
+    "libseccomp2",
+    "libselinux1",
+    "libsmartcols1",
+    "libssl3t64",
+    "libsystemd-shared",
+    "libsystemd0",
+    "libtinfo6",
+    "libudev1",
+    "libzstd1",
+    "mount",
+    "systemd",
+    "util-linux",
+];
+/// What the system below does once it is up: what is in `/usr/local/bin/proof`, with the console.
+const PROOF: &str = "[Unit]\nAfter=local-fs.target\n[Service]\nType=oneshot\nExecStart=/bin/sh /usr/local/bin/proof\n\
+    ExecStopPost=/bin/systemctl poweroff --no-block\nStandardOutput=tty\nStandardError=tty\nTTYPath=/dev/ttyS0\n";
+
+pub(crate) fn systemd_packages() -> Result<PathBuf, LabError> {
+    packages::unpacked_together(Release::Named("trixie"), "trixie-systemd", &SYSTEMD)
+}
+
+/// An ext4 with systemd 257 as on Debian 13, whose first boot runs `script` and powers off. It is shared: do not write to it.
+pub fn systemd(script: &str) -> Result<PathBuf, LabError> {
+    let packages = systemd_packages()?;
+    let dir = made("systemd", &[SYSTEMD.join(" "), PROOF.to_owned(), script.to_owned()], |new| {
+        let root = new.join("root");
+        fs::create_dir_all(new).map_err(LabError::path("create", new))?;
+        run(Command::new("cp").args(["-al"]).arg(&packages).arg(&root))?;
+        drop(fs::remove_dir_all(root.join("usr/share/doc")));
+        for (name, text) in [
+            ("etc/machine-id", ""),
+            ("etc/systemd/system/proof.service", PROOF),
+            ("usr/local/bin/proof", script),
+            ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
+            ("etc/group", "root:x:0:\ntty:x:5:\n"),
+        ] {
+            let path = root.join(name);
+            let folder = path.parent().unwrap_or(&root);
+            fs::create_dir_all(folder).map_err(LabError::path("create", folder))?;
+            fs::write(&path, text).map_err(LabError::path("write", &path))?;
+        }
+        let target = root.join("etc/systemd/system/default.target");
+        let target =
+            std::os::unix::fs::symlink("proof.service", &target).map_err(LabError::path("create", &target));
+        target?;
+        let image = new.join("image");
+        let sparse = fs::File::create(&image).and_then(|f| f.set_len(256 << 20));
+        sparse.map_err(LabError::path("create", &image))?;
+        let mut mke2fs = Command::new(tool("mke2fs")?);
+        run(mke2fs.args(["-q", "-t", "ext4", "-F", "-E", "root_owner=0:0", "-d"]).arg(&root).arg(&image))?;
+        fs::remove_dir_all(&root).map_err(LabError::path("remove", &root))
     })?;
     Ok(dir.join("image"))
 }

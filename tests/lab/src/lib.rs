@@ -27,7 +27,7 @@ mod wire;
 pub use cache::cache_dir;
 pub use channel::Status;
 pub use error::{LabError, Tail};
-pub use image::{Debian, cloud, debian, debian_into};
+pub use image::{Debian, cloud, debian, debian_into, systemd};
 pub use initramfs::{INIT, InitramfsSpec, guest_command, initramfs};
 pub use kernel::{Flavour, Kernel, Kernels, kernel, kernels, memtest};
 pub use machine::{Access, Lab, LabConfig, LabKind};
@@ -47,8 +47,10 @@ pub fn prepare() -> Result<(), LabError> {
     // The two images from packages are made side by side; the third is made of one of them.
     std::thread::scope(|scope| {
         let tools = scope.spawn(image::tools);
+        let systemd = scope.spawn(image::systemd_packages);
         let work = image::work();
         tools.join().unwrap_or_else(|_| Err(LabError::io("cannot make the tools image")(panicked())))?;
+        systemd.join().unwrap_or_else(|_| Err(LabError::io("cannot fetch systemd")(panicked())))?;
         work.map(drop)
     })
 }

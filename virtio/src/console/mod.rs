@@ -126,6 +126,16 @@ impl Console {
         self
     }
 
+    /// With one more console, at a terminal of its own: a Linux that knows the first one as `hvc0` has it as `hvc1`. It counts as a port.
+    #[must_use]
+    pub fn with_console(mut self, terminal: Box<dyn Backend>) -> Self {
+        if self.ports.len() < MOST_PORTS {
+            self.ports.push(Port::new(None, terminal));
+            self.config = Arc::new(ConfigSpace::new(config(self.ports.len())));
+        }
+        self
+    }
+
     fn is_multiport(&self) -> bool {
         self.ports.len() > 1
     }
@@ -267,10 +277,15 @@ impl Device for Console {
             kind: DeviceKind::Console,
             name: self.name.clone(),
             features: if self.is_multiport() { SIZE | MULTIPORT } else { SIZE },
-            // §5.3.2: with control queues only if there are more ports than the console.
-            queues: vec![QUEUE_SIZE; if self.is_multiport() { 2 * (self.ports.len() + 1) } else { 2 }],
+            // With control queues also where no driver uses them: the driver of a state of version 0.2.0 does.
+            queues: vec![QUEUE_SIZE; 2 * (self.ports.len() + 1)],
             config: self.config.clone(),
         }
+    }
+
+    /// It was offered to consoles without ports as well, up to version 0.2.0.
+    fn tolerated(&self) -> u64 {
+        MULTIPORT
     }
 
     fn start(&mut self, cx: &mut Context<'_, Epoll>) -> io::Result<()> {

@@ -256,13 +256,15 @@ pub enum Caching {
 }
 
 /// Kind of a lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LockKind {
     /// Others may read-lock too.
     Read,
     /// Exclusive.
     Write,
     /// No lock.
+    #[default]
     None,
 }
 

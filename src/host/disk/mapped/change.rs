@@ -135,6 +135,10 @@ impl ImageDisk {
             return Err(error);
         }
         access.commit_data_mapping(mapping)?;
+        if let Some(held) = self.held() {
+            // With the guest's data, so that what was lost of them does not read as zeros.
+            held.has_filled(start, length);
+        }
         self.has_changed();
         Ok(written)
     }
@@ -160,6 +164,8 @@ impl ImageDisk {
             let (target, length) = self.target(at, end - at)?;
             at += match target {
                 Target::Own(offset) => {
+                    let in_place = self.begin_in_place();
+                    let _change = in_place.is_none().then(|| self.change());
                     helper::run(top, operation, Extent { offset, len: length })?;
                     length
                 }

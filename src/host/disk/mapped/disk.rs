@@ -4,6 +4,8 @@ use std::io;
 use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use diskimage::imago::{Mapping, ShallowMapping};
 use diskimage::{Format, HeldWrites, Image, ImageFile, Layer};
@@ -29,6 +31,8 @@ pub(crate) struct ImageDisk {
     temporary: bool,
     /// Held while mappings change.
     changes: Mutex<()>,
+    /// Writes to clusters that have their place already, which are under way.
+    in_place: Arc<AtomicU64>,
     /// Written while nothing is read through imago, which may take long.
     reads: RwLock<()>,
     /// Written while imago forgets what it has cached, which takes no time. The disk's own thread takes no other lock here.
@@ -44,6 +48,27 @@ pub(crate) struct ImageDisk {
     /// Holds locks until the disk is closed.
     _locks: ImageOpener,
 }
+
+/// A write that is under way.
+#[derive(Debug)]
+pub(super) struct InPlace(Arc<AtomicU64>);
+
+impl InPlace {
+    fn begin(count: &Arc<AtomicU64>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        InPlace(count.clone())
+    }
+}
+
+impl Drop for InPlace {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// How long a commit waits for writes that are under way, and between two looks.
+const IN_PLACE_LIMIT: Duration = Duration::from_secs(20);
+const IN_PLACE_TICK: Duration = Duration::from_millis(1);
 
 /// Where a piece of the disk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +118,7 @@ impl ImageDisk {
             discards: true,
             temporary: false,
             changes: Mutex::default(),
+            in_place: Arc::default(),
             reads: RwLock::default(),
             caches: RwLock::default(),
             changed: AtomicU64::new(0),
@@ -264,6 +290,26 @@ impl ImageDisk {
     #[cfg(test)]
     pub(super) fn is_locked(&self) -> bool {
         self.changes.try_lock().is_err() || self.reads.try_read().is_err() || self.caches.try_read().is_err()
+    }
+
+    /// Begins a write to clusters that have their place, which ends with what this returns. `None` after a sync that failed, until a commit has
+    /// mended that: it is then done while the change of mappings is locked, because a commit may write to these clusters as well.
+    pub(super) fn begin_in_place(&self) -> Option<InPlace> {
+        // In this order: see [`ImageDisk::wait_for_in_place`].
+        let begun = InPlace::begin(&self.in_place);
+        (!self.held().is_some_and(HeldWrites::is_doubted)).then_some(begun)
+    }
+
+    /// Waits for those that began before a sync failed. Call it when one has, with the change of mappings locked.
+    pub(super) fn wait_for_in_place(&self) -> io::Result<()> {
+        let until = Instant::now() + IN_PLACE_LIMIT;
+        while self.in_place.load(Ordering::SeqCst) > 0 {
+            if Instant::now() >= until {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            thread::sleep(IN_PLACE_TICK);
+        }
+        Ok(())
     }
 
     /// A mapping has changed.

@@ -20,7 +20,7 @@ use super::super::sync::SyncEngine;
 use super::super::transfer::Transfer;
 use super::super::uring::UringEngine;
 use super::change::Job;
-use super::disk::{ImageDisk, Place, Target};
+use super::disk::{ImageDisk, InPlace, Place, Target};
 use super::parts::{Parts, Request};
 use super::threads::Threads;
 
@@ -107,7 +107,7 @@ impl<E: Mover> MappedEngine<E> {
         let (place, len) = self.disk.source(at, len)?;
         match place {
             Place::File { file, offset } => {
-                self.begin_move(tag, Operation::Read, file, at, Extent { offset, len })?
+                self.begin_move(tag, Operation::Read, file, at, Extent { offset, len }, None)?
             }
             Place::Zero => self.transfer(tag, at, len)?.fill_zeros(),
             Place::Packed => {
@@ -121,8 +121,10 @@ impl<E: Mover> MappedEngine<E> {
     /// Begins to write the piece at `at`, and returns how many of `len` bytes it has.
     fn write(&mut self, tag: Tag, at: u64, len: u64) -> io::Result<u64> {
         let (target, len) = self.disk.target(at, len)?;
-        if let Target::Own(offset) = target {
-            self.begin_move(tag, Operation::Write, 0, at, Extent { offset, len })?;
+        if let Target::Own(offset) = target
+            && let Some(in_place) = self.disk.begin_in_place()
+        {
+            self.begin_move(tag, Operation::Write, 0, at, Extent { offset, len }, Some(in_place))?;
             return Ok(len);
         }
         // Pieces end where clusters do.
@@ -156,9 +158,13 @@ impl<E: Mover> MappedEngine<E> {
         file: usize,
         at: u64,
         extent: Extent,
+        in_place: Option<InPlace>,
     ) -> io::Result<()> {
         self.cut(tag, at, extent.len);
         let part = self.part(tag)?;
+        if let Some(in_place) = in_place {
+            self.parts.hold(part, in_place);
+        }
         self.mover.submit_to(file, part, operation, extent, &self.segments);
         Ok(())
     }

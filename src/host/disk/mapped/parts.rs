@@ -5,6 +5,8 @@ use std::io;
 use virtio::block::{Extent, Operation, Tag};
 use virtio::memory::Segment;
 
+use super::disk::InPlace;
+
 /// Most parts in flight; requests beyond wait. A hostile image may have every sector elsewhere.
 const MOST: u16 = 1024;
 
@@ -39,6 +41,8 @@ impl Request {
 #[derive(Debug, Default)]
 pub(super) struct Parts {
     owners: Vec<Tag>,
+    /// Held while a part is in flight, by its tag.
+    in_place: Vec<Option<InPlace>>,
     free: Vec<Tag>,
 }
 
@@ -55,7 +59,15 @@ impl Parts {
         }
         let part = Tag::try_from(self.owners.len()).ok().filter(|part| *part < MOST)?;
         self.owners.push(owner);
+        self.in_place.push(None);
         Some(part)
+    }
+
+    /// The part is a write to clusters that have their place.
+    pub(super) fn hold(&mut self, part: Tag, in_place: InPlace) {
+        if let Some(held) = self.in_place.get_mut(usize::from(part)) {
+            *held = Some(in_place);
+        }
     }
 
     /// The request that a part is of.
@@ -65,6 +77,9 @@ impl Parts {
 
     /// The part has ended.
     pub(super) fn release(&mut self, part: Tag) {
+        if let Some(held) = self.in_place.get_mut(usize::from(part)) {
+            *held = None;
+        }
         self.free.push(part);
     }
 }

@@ -75,6 +75,9 @@ impl ImageDisk {
     fn take(&self, commit: &mut Commit<'_>) -> io::Result<()> {
         let changes = {
             let _change = self.change();
+            if self.held().is_some_and(HeldWrites::is_doubted) {
+                self.wait_for_in_place()?;
+            }
             self.image.access().flush()?;
             commit.take()?;
             self.changes_so_far()

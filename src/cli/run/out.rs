@@ -1,0 +1,124 @@
+//! The files that a command leaves, for `--out`.
+
+use std::fmt::Display;
+use std::fs::{self, Permissions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use devices::console::ByteQueue;
+
+use super::args::RunArgs;
+use super::error::RunError;
+use super::ports::{RunEvent, spawn};
+use super::tar::{TarError, unpack};
+use crate::cli::report;
+use crate::host::new_folder::NewFolder;
+
+/// A folder to be, which is there when all is in it.
+#[derive(Debug)]
+pub(super) struct OutFolder {
+    new: NewFolder,
+    /// As other new folders of this process have it.
+    mode: u32,
+}
+
+/// What has come of it.
+#[derive(Debug)]
+pub(super) struct Unpacked {
+    folder: OutFolder,
+    skipped: usize,
+}
+
+impl OutFolder {
+    /// Refuses one that has something in it: what a guest sends mixes with nothing.
+    pub(super) fn create(given: &Path) -> Result<Self, RunError> {
+        let failed = |source| RunError::Out { path: given.to_path_buf(), source };
+        let target = std::path::absolute(given).map_err(failed)?;
+        match fs::read_dir(&target).map(|mut entries| entries.next().is_some()) {
+            Ok(true) => return Err(RunError::OutNotEmpty(given.into())),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let new = NewFolder::create(&target).map_err(failed)?;
+        let probe = new.path().join("mode");
+        let mode =
+            fs::create_dir(&probe).and_then(|()| fs::metadata(&probe)).map_err(failed)?.permissions().mode();
+        fs::remove_dir(&probe).map_err(failed)?;
+        Ok(OutFolder { new, mode })
+    }
+}
+
+impl Unpacked {
+    /// Gives the folder its name.
+    fn keep(self) -> io::Result<()> {
+        let Unpacked { folder: OutFolder { new, mode }, skipped } = self;
+        if skipped > 0 {
+            report::message(&format_args!(
+                "minivmm: warning: {skipped} of the files for --out were left out: devices, sockets, and links that lead out of the directory\n"
+            ));
+        }
+        fs::set_permissions(new.path(), Permissions::from_mode(mode)).and_then(|()| new.keep())
+    }
+}
+
+/// Starts the thread that unpacks what the guest sends.
+pub(super) fn receive(from: &Arc<ByteQueue>, folder: OutFolder, events: &Sender<RunEvent>) -> io::Result<()> {
+    let mut from = Bytes(from.clone());
+    spawn("files", events, move |events| {
+        let unpacked = unpack(&mut from, folder.new.path());
+        let unpacked = unpacked.map(|skipped| Unpacked { folder, skipped });
+        let _ = events.send(RunEvent::Files(Box::new(unpacked)));
+        // What fills the archive's last record holds nobody up.
+        let _ = io::copy(&mut from, &mut io::sink());
+        let _ = events.send(RunEvent::Closed);
+    })
+}
+
+/// Gives the folder its name, or says why there is none.
+pub(super) fn keep(files: Result<Unpacked, TarError>, args: &RunArgs) -> Result<(), String> {
+    let folder = args.out.as_deref().unwrap_or(Path::new(""));
+    let failed = |error: &dyn Display| {
+        format!("the files of the command are not kept: --out {}: {error}", folder.display())
+    };
+    files.map_err(|error| failed(&error))?.keep().map_err(|error| failed(&error))
+}
+
+/// What is in the port.
+struct Bytes(Arc<ByteQueue>);
+
+impl Read for Bytes {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        Ok(self.0.pop(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folder_is_there_when_all_is_in_it_and_only_if_it_was_empty() {
+        let home = tempfile::tempdir().unwrap();
+        let target = home.path().join("out");
+        drop(OutFolder::create(&target).unwrap());
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+        let folder = OutFolder::create(&target).unwrap();
+        fs::write(folder.new.path().join("file"), "content").unwrap();
+        assert!(!target.exists());
+        Unpacked { folder, skipped: 0 }.keep().unwrap();
+        assert_eq!(fs::read(target.join("file")).unwrap(), b"content");
+        let plain = home.path().join("plain");
+        fs::create_dir(&plain).unwrap();
+        let modes = [&target, &plain].map(|path| fs::metadata(path).unwrap().permissions().mode());
+        assert_eq!(modes[0], modes[1], "as any other folder");
+        let error = OutFolder::create(&target).unwrap_err().to_string();
+        assert!(error.contains("not empty"), "{error}");
+        let error = OutFolder::create(&home.path().join("none/out")).unwrap_err().to_string();
+        assert!(error.contains("No such file"), "{error}");
+        let error = OutFolder::create(&target.join("file")).unwrap_err().to_string();
+        assert!(error.contains("Not a directory"), "{error}");
+    }
+}

@@ -1,0 +1,310 @@
+//! `minivmm run` as a way to work: environment, folder, terminal, files that come out, what it took. The guest is a tiny one that speaks as the
+//! init of a run does; tests/lab_run.rs has Debian's.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on shall say so by a panic"
+)]
+
+#[path = "support/dose.rs"]
+mod dose;
+#[path = "support/pty.rs"]
+mod pty;
+#[path = "support/vmm.rs"]
+mod vmm;
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+
+use pty::OnTerminal;
+use tempfile::TempDir;
+
+struct Home(Arc<TempDir>);
+
+impl Home {
+    fn new() -> Self {
+        let home = Home(Arc::new(tempfile::tempdir().unwrap()));
+        fs::write(home.path("kernel"), tiny_guest::COMMAND).unwrap();
+        fs::create_dir_all(home.path("root/bin")).unwrap();
+        fs::write(home.path("root/bin/sh"), "#!").unwrap();
+        home
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A run with these options, and its command behind them.
+    fn run(&self, options: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+        command.args(["run", "--kernel", "kernel", "--root", "root", "--mem", "32"]).args(options);
+        command.current_dir(self.0.path()).env("XDG_STATE_HOME", self.path("state"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn out(&self, options: &[&str]) -> Output {
+        self.run(options).output().unwrap()
+    }
+
+    /// With this on its standard input.
+    fn fed(&self, options: &[&str], bytes: &[u8]) -> Output {
+        let mut child = self.run(options).stdin(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let bytes = bytes.to_vec();
+        let feeder = std::thread::spawn(move || drop(stdin.write_all(&bytes)));
+        let out = child.wait_with_output().unwrap();
+        feeder.join().unwrap();
+        out
+    }
+
+    /// A tar archive of these files.
+    fn archive(&self, files: &[(&str, &[u8])]) -> Vec<u8> {
+        let source = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            let path = source.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        Command::new("tar").args(["-c", "-f", "-", "-C"]).arg(source.path()).arg(".").output().unwrap().stdout
+    }
+
+    /// What is beside the folders of every test.
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.0.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> =
+            entries.filter(|name| !["kernel", "root", "state"].contains(&name.as_str())).collect();
+        names.sort();
+        names
+    }
+}
+
+fn said(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+#[track_caller]
+fn is(out: &Output, status: i32, text: &str) {
+    let stdout = String::from_utf8_lossy(&out.stdout);
+    assert_eq!((out.status.code(), &*stdout), (Some(status), text), "{}", said(out));
+}
+
+#[test]
+fn command_has_the_environment_and_the_folder_that_were_asked_for() {
+    let home = Home::new();
+    is(&home.out(&["environment"]), 0, "\n");
+    let mut run = home.run(&["-e", "A=it's", "-e", "HERE", "-e", "NOT_HERE", "-e", "B=", "environment"]);
+    let out = run.env("HERE", "here").env_remove("NOT_HERE").output().unwrap();
+    is(&out, 0, "; export A='it'\\''s'; export HERE='here'; export B=''\n");
+    let mut run = home.run(&["--env-host", "environment"]);
+    is(&run.env_clear().env("A", "1").env("HOME", "/h").output().unwrap(), 0, "; export A='1'\n");
+    is(&home.out(&["-w", "/a b", "folder"]), 0, "/a b\n");
+    let out = home.out(&["--workdir", "/none", "folder"]);
+    is(&out, 125, "");
+    assert_eq!(said(&out), "minivmm: the guest has no directory /none (--workdir)\n");
+    // Each run on a warm machine has its own.
+    for value in ["A=1", "A=2"] {
+        is(
+            &home.out(&["--warm", "box", "-e", value, "environment"]),
+            0,
+            &format!("; export A='{}'\n", &value[2..]),
+        );
+    }
+}
+
+#[test]
+fn times_are_those_of_a_start_and_nothing_is_said_without_being_asked() {
+    let home = Home::new();
+    let out = home.out(&["--time", "exit", "3"]);
+    is(&out, 3, "");
+    let text = said(&out);
+    let line = text.strip_prefix("minivmm: time: ").unwrap_or_else(|| panic!("{text}"));
+    let names: Vec<_> = line.trim_end().split(", ").map(|part| part.split(' ').next().unwrap()).collect();
+    // This guest has no init that tells.
+    assert_eq!(names, ["monitor", "kernel", "command"], "{text}");
+    assert_eq!(said(&home.out(&["exit", "3"])), "");
+    let warm = || said(&home.out(&["--warm", "box", "--time", "exit", "3"]));
+    assert!(warm().contains("kernel"));
+    let text = warm();
+    assert!(text.contains("monitor ") && text.contains(", resume ") && !text.contains("kernel"), "{text}");
+}
+
+#[test]
+fn kernel_of_a_build_tree_is_found_and_one_that_is_not_built_says_so() {
+    let home = Home::new();
+    let run = |kernel: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+        command.args(["run", "--kernel", kernel, "--root", "root", "--mem", "32", "say", "hello"]);
+        command.current_dir(home.0.path()).output().unwrap()
+    };
+    fs::create_dir_all(home.path("linux/arch/x86/boot")).unwrap();
+    fs::write(home.path("linux/Kbuild"), "").unwrap();
+    let out = run("linux");
+    is(&out, 125, "");
+    assert!(
+        said(&out).contains("--kernel linux is a tree of Linux that is not built: `make`"),
+        "{}",
+        said(&out)
+    );
+    fs::copy(home.path("kernel"), home.path("linux/vmlinux")).unwrap();
+    is(&run("linux"), 0, "hello\n");
+    let out = run("root");
+    is(&out, 125, "");
+    assert!(said(&out).contains("no tree of Linux"), "{}", said(&out));
+}
+
+#[test]
+fn files_of_the_command_come_out_whole_or_not_at_all() {
+    let home = Home::new();
+    let big = vec![7; 3_000_000];
+    let archive = home.archive(&[("report.xml", b"<ok/>"), ("logs/big", &big)]);
+    is(&home.fed(&["-i", "--out", "results", "--", "pack"], &archive), 0, "");
+    assert_eq!(fs::read(home.path("results/report.xml")).unwrap(), b"<ok/>");
+    assert!(fs::read(home.path("results/logs/big")).unwrap() == big);
+    // Nothing is mixed with what is there.
+    let out = home.fed(&["-i", "--out", "results", "--", "pack"], &archive);
+    is(&out, 125, "");
+    assert!(said(&out).contains("--out results is not empty"), "{}", said(&out));
+    assert_eq!(home.names(), ["results"]);
+    fs::create_dir(home.path("empty")).unwrap();
+    is(&home.fed(&["-i", "--out", "empty", "--", "pack"], &archive), 0, "");
+    assert!(home.path("empty/report.xml").is_file());
+    for bytes in [&archive[..archive.len() / 2], b"no archive at all"] {
+        let out = home.fed(&["-i", "--timeout", "60", "--out", "half", "--", "pack", "1"], bytes);
+        is(&out, 125, "");
+        assert!(
+            said(&out).contains("could not pack the files for --out, and ended with status 1"),
+            "{}",
+            said(&out)
+        );
+    }
+    let evil = [&[0xff; 512][..], &archive].concat();
+    let out = home.fed(&["-i", "--out", "evil", "--", "pack"], &evil);
+    is(&out, 125, "");
+    assert!(said(&out).contains("--out evil: what the guest sent is no tar archive"), "{}", said(&out));
+    is(&home.out(&["--out", "off", "--", "off"]), 122, "");
+    is(&home.out(&["--timeout", "2", "--out", "hang", "--", "hang"]), 124, "");
+    assert_eq!(home.names(), ["empty", "results"]);
+}
+
+#[test]
+fn runs_with_files_go_on_from_warm_machines() {
+    let home = Home::new();
+    for name in ["one", "two"] {
+        let archive = home.archive(&[("name", name.as_bytes())]);
+        is(&home.fed(&["-i", "--warm", "box", "--out", name, "--", "pack"], &archive), 0, "");
+        assert_eq!(fs::read(home.path(name).join("name")).unwrap(), name.as_bytes());
+    }
+}
+
+#[test]
+fn runs_leave_nothing_behind() {
+    let home = Home::new();
+    fs::create_dir(home.path("run")).unwrap();
+    for number in 0..if dose::soak() { 500 } else { 10 } {
+        let archive = home.archive(&[("n", number.to_string().as_bytes())]);
+        let mut run =
+            home.run(&["-i", "--name", "box", "--volume", "root:/work", "--out", "out", "--", "pack"]);
+        let mut child = run.env("XDG_RUNTIME_DIR", home.path("run")).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(&archive).unwrap();
+        let out = child.wait_with_output().unwrap();
+        is(&out, 0, "");
+        fs::remove_dir_all(home.path("out")).unwrap();
+    }
+    assert_eq!(home.names(), ["run"]);
+    let left = |folder: PathBuf| {
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
+    };
+    // The folder of the machines, and in it the lock of a name perhaps.
+    let left: Vec<_> = left(home.path("run"))
+        .into_iter()
+        .flat_map(left)
+        .filter(|path| path.extension().is_some_and(|end| end == "sock"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn folders_that_are_none_are_refused_by_their_option() {
+    let home = Home::new();
+    let refused = |options: &[&str], words: &str| {
+        let out = home.out(options);
+        is(&out, 125, "");
+        assert!(said(&out).contains(words), "{words}: {}", said(&out));
+    };
+    refused(&["--volume", "none:/work", "true"], "cannot read none: No such file");
+    refused(&["--volume", "kernel:/work", "true"], "--volume kernel is no directory");
+    refused(
+        &["--warm", "box", "--volume", "root:/work", "true"],
+        "leave out --volume and --share, or --warm",
+    );
+    refused(&["--volume", "root", "true"], "such as .:/work");
+    is(&home.out(&["--volume", "root:/a", "--volume", "root:/b:ro", "exit", "4"]), 4, "");
+}
+
+/// A run on a terminal.
+fn on_terminal(home: &Home, options: &[&str]) -> OnTerminal {
+    OnTerminal::command(&mut home.run(options), home.0.clone())
+}
+
+#[test]
+fn terminal_is_the_commands_while_it_runs_and_given_back_after_it() {
+    let home = Home::new();
+    let mut terminal = on_terminal(&home, &["-it", "show"]);
+    terminal.expect("shows\r\n", 1);
+    terminal.until_raw();
+    // Ctrl-C is the command's.
+    terminal.type_in(b"it is \x03 here");
+    terminal.expect("it is \x03 here", 1);
+    terminal.resize(30, 100);
+    terminal.expect("30 100\n", 1);
+    terminal.type_in(b"\x1d?");
+    terminal.expect("Ctrl-] q ends the run", 1);
+    terminal.type_in(b"q");
+    terminal.end().is(0);
+}
+
+#[test]
+fn terminal_is_given_back_on_every_way_out() {
+    let home = Home::new();
+    let started = |options: &[&str]| {
+        let terminal = on_terminal(&home, &[&["-it"], options].concat());
+        terminal.until_raw();
+        terminal
+    };
+    started(&["--timeout", "5", "hang"]).end().is(124).said("had not ended after 5 s");
+    let terminal = started(&["hang"]);
+    terminal.signal(libc::SIGTERM);
+    terminal.end().is(143).said("ended by signal 15");
+    let mut terminal = started(&["hang"]);
+    terminal.type_in(b"\x1dq");
+    terminal.end().is(143);
+    // Too quick for a check that it is raw.
+    on_terminal(&home, &["-it", "off"]).end().is(122).said("switched itself off");
+    on_terminal(&home, &["-it", "exit", "7"]).end().is(7);
+    on_terminal(&home, &["-it", "-w", "/none", "exit", "7"]).end().is(125).said("no directory /none");
+}
+
+#[test]
+fn terminal_without_input_is_not_raw_and_ctrl_c_ends_the_run() {
+    let home = Home::new();
+    let mut terminal = on_terminal(&home, &["-t", "show"]);
+    // The terminal makes a line end of its own of it.
+    terminal.expect("shows\r", 1);
+    assert!(!terminal.mode().is_raw());
+    terminal.type_in(b"\x03");
+    terminal.end().is(130);
+    let mut terminal = on_terminal(&home, &["-t", "--warm", "box", "size"]);
+    terminal.expect("\n", 1);
+    terminal.type_in(b"");
+    terminal.end().is(0);
+    let out = home.out(&["-it", "show"]);
+    is(&out, 125, "");
+    assert!(said(&out).contains("standard input is none: leave out one of them"), "{}", said(&out));
+}
