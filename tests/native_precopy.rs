@@ -251,8 +251,8 @@ fn raw_disk_is_copied_while_its_guest_writes_and_the_pause_is_for_the_rest_of_it
     let converted = folder.path().join("copy.raw");
     let mut convert = Command::new(env!("CARGO_BIN_EXE_minivmm"));
     convert.args(["disk", "convert", "--backing"]).arg(saved.join("vda.raw"));
-    convert.arg(overlays.join("vda.qcow2")).arg(&converted);
-    assert!(convert.output().unwrap().status.success());
+    let done = convert.arg(overlays.join("vda.qcow2")).arg(&converted).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
     load::assert_last_writes(&converted, load::number(&said.text(), "writes="));
     assert!(fs::read(&converted).unwrap()[8 << 20..] == contents[8 << 20..]);
     // The original writes on, to its own.
