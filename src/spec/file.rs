@@ -158,7 +158,7 @@ mod tests {
             .with_port(PortSpec::new("agent".parse().unwrap(), "/run/agent.sock"));
         let text = spec.to_toml().unwrap();
         let keys = text.parse::<toml::Table>().unwrap();
-        assert_eq!(keys.len(), 16, "an option is missing in the test or in the file:\n{text}");
+        assert_eq!(keys.len(), 17, "an option is missing in the test or in the file:\n{text}");
         assert_eq!(read(&text).1.unwrap(), spec);
     }
 

@@ -186,10 +186,10 @@ fn a_kernel_that_searches_finds_the_root_pointer() {
 #[test]
 fn tables_of_4096_cpus_fit_and_of_too_many_do_not() {
     let tables = build(&platform(4096)).unwrap();
-    assert!(tables.base + tables.bytes.len() as u64 <= layout::GENERATION_ID);
+    assert!(tables.base + tables.bytes.len() as u64 <= layout::SMBIOS);
     assert_eq!(tables.base, layout::ACPI);
     let error = build(&platform(9_000)).unwrap_err();
-    let whole = layout::GENERATION_ID - layout::ACPI;
+    let whole = layout::SMBIOS - layout::ACPI;
     assert!(matches!(error, AcpiError::TooLarge { cpus: 9_000, room, .. } if room == whole), "{error}");
     assert!(matches!(build(&platform(u32::MAX)), Err(AcpiError::TooLarge { .. })));
     assert_eq!(build(&platform(0)), Err(AcpiError::NoCpus));
