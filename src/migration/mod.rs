@@ -12,7 +12,7 @@ use std::time::Duration;
 pub(crate) use frame::Frame;
 pub(crate) use protocol::Local;
 pub(crate) use source::{Patience, migrate};
-pub(crate) use target::{Leave, ReceiveError, Received, Stream, Welcome, receive};
+pub(crate) use target::{Leave, ReceiveError, ReceiveOptions, Received, Stream, receive};
 
 /// Takes the machine that a stream of these bytes carries, if it does, with its leave to run, and makes none of it; else the sentence that
 /// is said of it. For the fuzzer.
@@ -26,6 +26,6 @@ pub fn receive_bytes(stream: &[u8]) -> Result<(), String> {
         _ => Err("it has too much memory".to_owned()),
     };
     let stream = Stream { reader, writer: Box::new(std::io::sink()) };
-    let received = receive(stream, Welcome { limit: Duration::from_secs(1), disks: None }, check);
+    let received = receive(stream, ReceiveOptions { limit: Duration::from_secs(1), disks: None }, check);
     received.and_then(|Received { mut leave, .. }| leave.ask()).map_err(|error| error.to_string())
 }
