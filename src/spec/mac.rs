@@ -50,7 +50,7 @@ impl MacAddress {
 
     /// The default address on a TAP, as far as it does not depend on the machine. On tapN it is ba:ad:00:ca:fe:00 plus N, so
     /// that it is known before the guest boots. On another TAP it is computed from this host and the TAP's name; a machine's
-    /// default address there is another one, which [`Spec::settled`] computes.
+    /// default address there is another one, which [`Spec::settled`](super::Spec::settled) computes.
     pub fn default_for(name: &InterfaceName) -> Self {
         Self::numbered(name).unwrap_or_else(|| Self::derived(&host_id(), b"", name.as_str()))
     }
@@ -68,7 +68,7 @@ impl MacAddress {
             // No TAP has a name with a space in it.
             _ => format!("id {id}"),
         };
-        Self::derived(&identity.host(), &identity.machine(), &interface)
+        Self::derived(identity.host(), identity.machine(), &interface)
     }
 
     /// 46 bits, which must not change between versions.

@@ -74,7 +74,7 @@ struct Held {
     leaving: Clusters,
     /// As the newest header says.
     layout: Layout,
-    /// What new clusters were filled with besides the guest's data, since the last commit began: bytes of the file, by offset and length.
+    /// New clusters with their data since the last commit began: bytes of the file, by offset and length.
     filled: Vec<(u64, u64)>,
     /// The same of the commit that runs.
     leaving_filled: Vec<(u64, u64)>,
@@ -125,8 +125,8 @@ impl HeldWrites {
         held.now.len() as u64 * self.cluster() + (held.filled.len() * size_of::<(u64, u64)>()) as u64
     }
 
-    /// A new cluster has these bytes besides what the guest wrote: a copy of what lies beneath, or zeros. The guest does not know that they were
-    /// written, and would not write them again after a sync that failed.
+    /// New clusters have these bytes: a copy of what lies beneath, or zeros, and what the guest wrote. The guest does not know of all that was
+    /// written, and would not write it again after a sync that failed.
     pub fn has_filled(&self, offset: u64, length: u64) {
         if length > 0 {
             lock(&self.held).filled.push((offset, length));

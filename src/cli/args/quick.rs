@@ -64,7 +64,7 @@ mod tests {
         let config = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(config.path(), "kernel = \"k\"\nmem = 128\n").unwrap();
         let config = config.path().to_str().unwrap();
-        let lines: [&[&str]; 12] = [
+        let lines: [&[&str]; 13] = [
             &FLAGS,
             &["--disk", "a.raw"],
             &["--disk", "a.raw", "-d", "--name", "doctor"],
@@ -75,6 +75,7 @@ mod tests {
             &["restore", "-d", "--name", "vm1", "--clock", "saved", "folder"],
             &["run", "--", "uname", "-a"],
             &["run", "-i", "--mem", "64", "--root", "r", "sh", "-c", "exit 3"],
+            &["run", "-it", "-eA=1", "--volume", ".:/work:ro", "-w", "/work", "--out", "o", "make", "-j2"],
             &["run", "--kernel", "k", "--timeout", "5", "--verbose", "true"],
             &["run", "--config", "/nonexistent/vm.toml", "true"],
         ];

@@ -39,12 +39,12 @@ pub struct RunArgs {
     ///
     /// It is mounted at that path of the guest, which is made if it is missing; with `:ro` behind it the guest cannot write. What the guest writes
     /// belongs to this user. May be given up to three times, two with `--root`.
-    #[arg(long, value_name = "HOST:GUEST[:ro]", value_parser = OsStringValueParser::new().try_map(Volume::parse))]
+    #[arg(long, value_name = "HOST:GUEST", value_parser = OsStringValueParser::new().try_map(Volume::parse))]
     pub volume: Vec<Volume>,
     /// Kernel modules, if not those in /lib/modules
     ///
     /// A directory as /lib/modules, one kernel's in it, or an unpacked package of the kernel.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", hide_short_help = true)]
     pub modules: Option<PathBuf>,
     /// End the machine after so many seconds
     #[arg(long, value_name = "SEC", value_parser = clap::value_parser!(u32).range(1..))]
@@ -164,8 +164,9 @@ fn reserved_option(what: &str) -> ArgsError {
 pub(in super::super) fn define(verb: clap::Command) -> clap::Command {
     let verb = RESERVED.iter().fold(verb, |verb, reserved| verb.mut_arg(reserved, |arg| arg.hide(true)));
     // The short help fits a screen.
-    let verb =
-        ["tap", "rtc"].iter().fold(verb, |verb, rare| verb.mut_arg(rare, |arg| arg.hide_short_help(true)));
+    let verb = ["tap", "rtc", "config"]
+        .iter()
+        .fold(verb, |verb, rare| verb.mut_arg(rare, |arg| arg.hide_short_help(true)));
     verb.mut_arg("kernel", |arg| {
         let help = "Linux kernel; else the disk's, else /boot's newest";
         arg.help(help).long_help(help)

@@ -28,6 +28,8 @@ use crate::spec::Spec;
 
 /// The init script, without the lines that differ from guest to guest.
 const INIT: &str = include_str!("../../../resources/initramfs/run.sh");
+/// What it reads if there are shares.
+const MOUNTS: &str = include_str!("../../../resources/initramfs/mounts.sh");
 /// The folder for our files in the guest; resources/initramfs/run.sh has the same name.
 const PRIVATE_FOLDER: &str = ".minivmm";
 
@@ -110,14 +112,18 @@ pub(super) fn initramfs(
         }
     };
     add_mount_points(&mut archive)?;
+    let shares = volume::list(spec);
     let mut put = |name: &str, mode: u32, content: Vec<u8>| {
         archive.add(format!("{PRIVATE_FOLDER}/{name}"), Member::file(mode, content)).map(drop)
     };
-    put("init", 0o755, shell.init(&network(spec), args, root).into_bytes())?;
+    put("init", 0o755, shell.init(&network(spec), args, root, !shares.is_empty()).into_bytes())?;
     put("reseed", 0o755, reseed::program())?;
     let order: String = modules.iter().map(|module| format!("{}\n", module.file)).collect();
     put("modules", 0o644, order.into_bytes())?;
-    put("shares", 0o644, volume::list(spec).into_bytes())?;
+    if root.is_mounted() || !shares.is_empty() {
+        put("mounts", 0o644, bare(MOUNTS).into_bytes())?;
+        put("shares", 0o644, shares.into_bytes())?;
+    }
     for Module { file, content } in modules {
         put(&file, 0o644, content)?;
     }
@@ -136,6 +142,10 @@ enum Root {
 }
 
 impl Root {
+    fn is_mounted(self) -> bool {
+        self != Root::Packed
+    }
+
     /// By what was asked for and the kernel can do. One of whose modules nothing is known gets its files in a way that every kernel can have.
     fn of(args: &RunArgs, spec: &Spec, found: Option<&FoundModules>) -> Self {
         const NEEDED: [&str; 2] = ["virtiofs", "overlay"];
@@ -182,6 +192,12 @@ fn warn_unreadable(root: &Path, unreadable: &[PathBuf]) {
     );
 }
 
+/// A script without its comments, which the guest need not read.
+fn bare(script: &str) -> String {
+    let lines = script.lines().filter(|line| !line.trim_start().starts_with('#'));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
 /// The shell for init.
 struct Shell {
     shell: &'static str,
@@ -191,17 +207,18 @@ struct Shell {
 }
 
 impl Shell {
-    fn init(&self, network: &str, args: &RunArgs, root: Root) -> String {
+    fn init(&self, network: &str, args: &RunArgs, root: Root, shares: bool) -> String {
         let Shell { shell, busybox, links } = self;
         let links = u8::from(*links);
         let wanted = [
             (args.time, " timed=1"),
             (args.out.is_some(), " files=1"),
+            (shares || root.is_mounted(), " shares=1"),
             (root == Root::Layer, " root=layer"),
             (root == Root::Shared, " root=rw"),
         ];
         let wanted: String = wanted.into_iter().filter_map(|(is, word)| is.then_some(word)).collect();
-        format!("#!{shell}\nb={busybox} links={links}{wanted}\n{network}\n{INIT}")
+        format!("#!{shell}\nb={busybox} links={links}{wanted}\n{network}\n{}", bare(INIT))
     }
 }
 
@@ -453,9 +470,12 @@ mod tests {
         let network = network(&spec);
         assert_eq!(network, "mac=02:00:00:00:00:01 address=10.0.5.15/24 gateway=10.0.5.2 server=10.0.5.3");
         assert_eq!(super::network(&Spec::new("k").with_net("tap=tap2".parse().unwrap())), "mac=");
-        fs::write(file.path(), shell.init(&network, &args(&["--time", "--out", "o"]), Root::Layer)).unwrap();
+        fs::write(file.path(), shell.init(&network, &args(&["--time", "--out", "o"]), Root::Layer, true))
+            .unwrap();
         assert!(Command::new("sh").arg("-n").arg(file.path()).status().unwrap().success());
-        let text = shell.init("mac=m", &args(&[]), Root::Packed);
+        fs::write(file.path(), bare(MOUNTS)).unwrap();
+        assert!(Command::new("sh").arg("-n").arg(file.path()).status().unwrap().success());
+        let text = shell.init("mac=m", &args(&[]), Root::Packed, false);
         assert!(text.starts_with("#!/bin/sh\nb= links=1\nmac=m\n"), "{text}");
     }
 }

@@ -1,14 +1,16 @@
 //! The files that a command leaves, for `--out`.
 
+use std::fmt::Display;
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use devices::console::ByteQueue;
 
+use super::args::RunArgs;
 use super::error::RunError;
 use super::ports::{RunEvent, spawn};
 use super::tar::{TarError, unpack};
@@ -19,7 +21,6 @@ use crate::host::new_folder::NewFolder;
 #[derive(Debug)]
 pub(super) struct OutFolder {
     new: NewFolder,
-    target: PathBuf,
     /// As other new folders of this process have it.
     mode: u32,
 }
@@ -46,23 +47,20 @@ impl OutFolder {
         let mode =
             fs::create_dir(&probe).and_then(|()| fs::metadata(&probe)).map_err(failed)?.permissions().mode();
         fs::remove_dir(&probe).map_err(failed)?;
-        Ok(OutFolder { new, target: given.into(), mode })
+        Ok(OutFolder { new, mode })
     }
 }
 
 impl Unpacked {
     /// Gives the folder its name.
-    pub(super) fn keep(self) -> Result<(), String> {
-        let Unpacked { folder: OutFolder { new, target, mode }, skipped } = self;
+    fn keep(self) -> io::Result<()> {
+        let Unpacked { folder: OutFolder { new, mode }, skipped } = self;
         if skipped > 0 {
             report::message(&format_args!(
                 "minivmm: warning: {skipped} of the files for --out were left out: devices, sockets, and links that lead out of the directory\n"
             ));
         }
-        let kept = fs::set_permissions(new.path(), Permissions::from_mode(mode)).and_then(|()| new.keep());
-        kept.map_err(|error| {
-            format!("the files of the command are not kept: --out {}: {error}", target.display())
-        })
+        fs::set_permissions(new.path(), Permissions::from_mode(mode)).and_then(|()| new.keep())
     }
 }
 
@@ -79,9 +77,13 @@ pub(super) fn receive(from: &Arc<ByteQueue>, folder: OutFolder, events: &Sender<
     })
 }
 
-/// The message for files that did not come.
-pub(super) fn error_text(error: &TarError, folder: &Path) -> String {
-    format!("the files of the command are not kept: --out {}: {error}", folder.display())
+/// Gives the folder its name, or says why there is none.
+pub(super) fn keep(files: Result<Unpacked, TarError>, args: &RunArgs) -> Result<(), String> {
+    let folder = args.out.as_deref().unwrap_or(Path::new(""));
+    let failed = |error: &dyn Display| {
+        format!("the files of the command are not kept: --out {}: {error}", folder.display())
+    };
+    files.map_err(|error| failed(&error))?.keep().map_err(|error| failed(&error))
 }
 
 /// What is in the port.

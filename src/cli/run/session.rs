@@ -4,7 +4,6 @@
 //! and wait for signals.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use super::error::RunError;
 use super::out::{self, OutFolder, Unpacked};
 use super::ports::{READ_PORTS, RunEvent, listen, pass_stdin, spawn, watch_end};
 use super::start::{RunStart, Started, Way};
+use super::tar::TarError;
 use super::terminal;
 use super::times::Times;
 use super::verdict::{RunEnd, output_error};
@@ -139,7 +139,7 @@ pub(super) struct Run<'a> {
     pub(super) ended: Option<u8>,
     complete: [bool; 2],
     /// The files that it has left.
-    files: Option<Unpacked>,
+    files: Option<Result<Unpacked, TarError>>,
     closed: usize,
     /// The error of writing the output, if any.
     pub(super) output_error: Option<String>,
@@ -271,15 +271,7 @@ impl<'a> Run<'a> {
                 );
                 return Ok(Some(RunEnd::NoFiles(text)));
             }
-            RunEvent::Files(files) => match *files {
-                Ok(files) => self.files = Some(files),
-                // An archive that nobody has begun when the ports close is none.
-                Err(_) if self.ended.is_none() => {}
-                Err(error) => {
-                    let folder = self.args.out.as_deref().unwrap_or(Path::new(""));
-                    return Ok(Some(RunEnd::NoFiles(out::error_text(&error, folder))));
-                }
-            },
+            RunEvent::Files(files) => self.files = Some(*files),
             RunEvent::Resized => {
                 if let Some(size) = terminal::size(self.terminal.as_ref()).filter(|_| self.up) {
                     self.ports.resize(size);
@@ -307,6 +299,10 @@ impl<'a> Run<'a> {
     }
 
     fn give_command(&mut self) -> Result<(), RunError> {
+        if let Some(terminal) = self.terminal.as_ref().filter(|_| self.args.stdin) {
+            // Before the command says anything, whose line ends are as it wants them.
+            terminal.update().map_err(|source| RunError::Host { what: "the terminal", source })?;
+        }
         let environment = environment::of(self.args, std::env::vars_os());
         let task = Task {
             words: &self.args.command,
@@ -370,8 +366,11 @@ impl<'a> Run<'a> {
         });
         self.ports.close();
         self.drain(events);
+        if let (RunEnd::MachineEnded, Some(status)) = (&end, self.done()) {
+            end = RunEnd::Done(status);
+        }
         if let (RunEnd::Done(_), Some(files)) = (&end, self.files.take()) {
-            end = files.keep().map_or_else(RunEnd::NoFiles, |()| end);
+            end = out::keep(files, self.args).map_or_else(RunEnd::NoFiles, |()| end);
         }
         let (text, status) = self.verdict(&end, exit.as_deref());
         if self.args.time {

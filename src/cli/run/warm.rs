@@ -54,9 +54,13 @@ fn check(spec: &Spec) -> Result<(), WarmError> {
     }
 }
 
-/// Gives the user networks addresses that do not depend on the machine's name and the working directory, as its others do: a guest
-/// that goes on keeps them.
+/// That of the machines of warm runs, which go on under any name.
+const WARM_UUID: &str = "6d696e69-766d-4d77-a172-6d0000000001";
+
+/// Gives the machine a UUID, and the user networks addresses, that do not depend on the machine's name and the working directory, as its
+/// others do: a guest that goes on keeps them.
 pub(super) fn fix_addresses(spec: &mut Spec) {
+    spec.uuid = spec.uuid.or_else(|| WARM_UUID.parse().ok());
     for (last, net) in (1..=u8::MAX).zip(&mut spec.net) {
         if matches!(net.link, NetLink::User(_)) && net.mac.is_none() {
             net.mac = MacAddress::new([0x02, 0, 0, 0, 0x77, last]).ok();

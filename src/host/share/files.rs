@@ -114,12 +114,20 @@ impl Share {
         if identity.kind != FILE {
             return Err(if identity.is_folder() { Errno::ISDIR } else { Errno::ACCES });
         }
-        let (folder, name) = self.place(slot)?;
-        match self.open_file(&folder, &name, mode) {
+        let found = self.place(slot).and_then(|(folder, name)| self.open_file(&folder, &name, mode));
+        match found {
             Ok((file, stat)) if Identity::of(&stat) == identity => Ok(file),
-            Ok(_) | Err(Errno::NOENT) => Err(Errno::STALE),
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => self.open_again(slot, mode),
             Err(error) => Err(error),
         }
+    }
+
+    /// Opens a file without a name that the guest has open, by the kernel's link to that open file.
+    fn open_again(&self, slot: Slot, mode: OpenMode) -> Answer<OwnedFd> {
+        let open = self.any_open(slot).ok_or(Errno::STALE)?;
+        let flags = self.flags(mode) | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(proc_path(&open, None).as_slice(), flags, Mode::empty());
+        opened.map_err(|error| if error == rustix::io::Errno::NOENT { Errno::STALE } else { errno(error) })
     }
 
     /// Opens the folder of a node for listing.

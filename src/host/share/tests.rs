@@ -125,6 +125,10 @@ fn file_is_made_written_read_and_removed_while_it_is_open() {
     assert_eq!(world.take(handle, 3), Ok(b"ello".to_vec()));
     let attr = world.share.attr(node, None).unwrap();
     assert_eq!((attr.size, attr.nlink, attr.uid, attr.gid), (7, 0, 0, 0));
+    // As /proc/self/fd of a process in the guest opens it.
+    let again = world.share.open(node, READ).unwrap();
+    assert_eq!(world.take(again, 3), Ok(b"ello".to_vec()));
+    world.share.release(again);
     let change = Change { size: Some(1), mode: Some(0o600), mtime: Some(SetTime::Now), ..Change::default() };
     assert_eq!(world.share.set_attr(node, Some(handle), &change).unwrap().size, 1);
     world.share.release(handle);
@@ -479,6 +483,14 @@ fn a_file_with_the_number_of_a_removed_one_is_another() {
         world.share.remove(Node::ROOT, name(b"a"), false).unwrap();
         assert!(seen.insert(node), "the guest still knows the one before");
     }
+    // Made by the host: known by its time of birth.
+    fs::write(world.path("b"), "").unwrap();
+    let mut stat = attributes::stat_at(&world.share.folder.root, b"b").unwrap();
+    let first = attributes::Identity::of(&stat);
+    stat.stx_btime.tv_sec += 1;
+    let second = attributes::Identity::of(&stat);
+    let mut intern = |identity| world.share.nodes.intern(nodes::ROOT, b"b", identity, false).unwrap();
+    assert_ne!(intern(first), intern(second));
 }
 
 #[test]

@@ -136,8 +136,8 @@ impl ImageDisk {
         }
         access.commit_data_mapping(mapping)?;
         if let Some(held) = self.held() {
-            held.has_filled(start, extent.offset - first);
-            held.has_filled(data + written, start + length - (data + written));
+            // With the guest's data, so that what was lost of them does not read as zeros.
+            held.has_filled(start, length);
         }
         self.has_changed();
         Ok(written)
