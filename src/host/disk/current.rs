@@ -122,15 +122,15 @@ mod tests {
                 OpenDisk::Raw(_) => 0,
                 OpenDisk::Image(image) => image.offset_in_top(0).unwrap(),
             };
-            assert_eq!(bytes(&device.0, at), vec![1; LEN], "{format}");
+            assert!(bytes(&device.0, at) == vec![1; LEN], "{format}");
             image.write_all_at(&vec![2; LEN], at).unwrap();
             // Or the test is of nothing.
-            assert_eq!(bytes(&device.0, at), vec![1; LEN], "{format}");
+            assert!(bytes(&device.0, at) == vec![1; LEN], "{format}");
             let copy = Drive::new(disk, &device.0, false).copy_live().unwrap();
             for (offset, len) in [(0, LEN), (0, 1), (1, 511), (511, 2), (4095, 4098), (LEN as u64 - 7, 7)] {
                 let mut read = vec![0; len];
                 copy.read(&mut read, offset).unwrap();
-                assert_eq!(read, vec![2; len], "{format} {offset}");
+                assert!(read == vec![2; len], "{format} {offset}");
             }
             // At its end, and behind it.
             let mut read = vec![1; 100];
