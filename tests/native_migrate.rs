@@ -17,6 +17,8 @@ mod load;
 mod switch;
 #[path = "support/vmm.rs"]
 mod vmm;
+#[path = "support/without.rs"]
+mod without;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -186,7 +188,10 @@ fn what_does_not_fit_is_refused_before_the_memory_and_the_source_runs_on() {
     let bench = Bench::new();
     let image = bench.folder().join("image");
     fs::write(&image, vec![0; 1 << 20]).unwrap();
-    let mut source = bench.start(&["--disk", &format!("{},ro", image.display())]);
+    let share = bench.folder().join("share");
+    fs::create_dir(&share).unwrap();
+    let words = [format!("{},ro", image.display()), format!("{},ro", share.display())];
+    let mut source = bench.start(&["--disk", &words[0], "--share", &words[1]]);
     let mut refused = |to: &str, words: &[&str]| {
         let (status, _, stderr) = bench.migrate("vm0", to, &[]);
         assert_eq!(status, Some(1), "{stderr}");
@@ -202,6 +207,12 @@ fn what_does_not_fit_is_refused_before_the_memory_and_the_source_runs_on() {
     fs::rename(&image, image.with_extension("gone")).unwrap();
     refused(&format!("{receive} --name vm1"), &["image", "same path", "runs on here"]);
     fs::rename(image.with_extension("gone"), &image).unwrap();
+    fs::rename(&share, share.with_extension("gone")).unwrap();
+    refused(&format!("{receive} --name vm1"), &["share", "same path", "runs on here"]);
+    fs::write(&share, "").unwrap();
+    refused(&format!("{receive} --name vm1"), &["it is no folder", "same path", "runs on here"]);
+    fs::remove_file(&share).unwrap();
+    fs::rename(share.with_extension("gone"), &share).unwrap();
     // Another version, another processor, more memory than it says.
     for (from, to, word) in [
         ("\"protocol\":2", "\"protocol\":3", "version 3"),
@@ -435,7 +446,7 @@ fn a_silent_target_is_given_up_and_the_machine_runs_on() {
 }
 
 #[test]
-fn a_leave_to_run_that_comes_too_late_is_as_nothing() {
+fn a_leave_to_run_that_comes_too_late_is_ignored() {
     let bench = Bench::new();
     let mut source = bench.start(&[]);
     let target = bench.receive("target", &["--name", "vm1", "--timeout", "4s"]);
@@ -544,6 +555,46 @@ fn a_machine_that_leaves_is_not_resumed_by_anybody() {
     assert!(seen.len() == 1 && seen[0].contains("\"state\": \"paused\""), "{seen:?}");
     target.ends_well();
     assert!(source.end().status.success());
+}
+
+impl Bench {
+    /// A proxy that has the machine at the source killed when a step comes, before it passes on.
+    fn killed_at(&self, step: Step) -> Proxy {
+        let (folder, mut killed) = (self.folder().to_owned(), false);
+        Proxy::start(self, "proxy", "target", move |_, kind, body| {
+            if !killed && step(kind, body) {
+                killed = true;
+                let mut verb = std::process::Command::new(env!("CARGO_BIN_EXE_minivmm"));
+                let ended = verb.args(["kill", "vm0"]).env("XDG_RUNTIME_DIR", &folder).output().unwrap();
+                assert!(ended.status.success(), "{ended:?}");
+            }
+            Pass::On
+        })
+    }
+}
+
+#[test]
+fn a_machine_that_is_killed_while_it_leaves_runs_nowhere_before_its_leave_and_there_behind_it() {
+    let bench = Bench::new();
+    for step in STEPS {
+        let source = bench.start(&[]);
+        let target = bench.receive("target", &["--name", "vm1"]);
+        let proxy = bench.killed_at(step);
+        let (status, _, stderr) = bench.migrate("vm0", "unix:proxy", &[]);
+        assert!(status == Some(1) && !stderr.contains("runs on here"), "{stderr}");
+        proxy.end();
+        assert_eq!(target.end().0, Some(1));
+        source.end();
+    }
+    let source = bench.start(&[]);
+    let target = bench.receive("target", &["--name", "vm1"]);
+    let proxy = bench.killed_at(is_go);
+    let (status, stdout, stderr) = bench.migrate("vm0", "unix:proxy", &[]);
+    assert!(status == Some(0) && stdout.starts_with("migrated in "), "{stdout} {stderr}");
+    proxy.end();
+    source.end();
+    assert_eq!(bench.state("vm1"), "running");
+    target.ends_well();
 }
 
 #[test]

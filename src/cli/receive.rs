@@ -1,9 +1,10 @@
 //! `minivmm receive`: a machine comes from another process, and goes on here.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{PathBuf, absolute};
+use std::path::{Path, PathBuf, absolute};
 use std::time::Duration;
 
 use clap::ArgAction;
@@ -14,7 +15,7 @@ use super::migration_address::{MigrationAddress, SILENCE, of, silence};
 use super::{report, report_error, serve_with_leave};
 use crate::control::find;
 use crate::host::process::redirect_to_null;
-use crate::migration::{Received, Welcome, receive};
+use crate::migration::{ReceiveOptions, Received, receive};
 use crate::spec::{Initrd, MachineName, Spec};
 
 /// Where the machine comes from, and how it goes on.
@@ -114,8 +115,8 @@ fn take(way: Way, args: &ReceiveArgs, notify: Notify, parent: Option<Parent>) ->
         Ok(disks) => disks,
         Err(source) => return report_error(&WayError { at: None, source }, Status::Failed),
     };
-    let welcome = Welcome { limit, disks: disks.as_deref() };
-    match receive(stream, welcome, |spec, comes| check(spec, args.name.as_ref(), comes)) {
+    let options = ReceiveOptions { limit, disks: disks.as_deref() };
+    match receive(stream, options, |spec, comes| check(spec, args.name.as_ref(), comes)) {
         Ok(Received { spec, restore, leave }) => {
             serve_with_leave(&spec, Some(restore), Some(leave), &args.service, (notify, parent), || Ok(()))
         }
@@ -139,13 +140,16 @@ fn check(spec: &mut Spec, name: Option<&MachineName>, comes: &dyn Fn(usize) -> b
         Some(Initrd::File(path)) => Some(path.as_path()),
         _ => None,
     };
+    let unusable = |path: &Path, why: &dyn Display| {
+        format!("{} cannot be used there: {why}; it has to be at the same path on both hosts", path.display())
+    };
     for path in spec.kernel.as_deref().into_iter().chain(initrd).chain(disks) {
-        path.metadata().map_err(|error| {
-            format!(
-                "{} cannot be used there: {error}; it has to be at the same path on both hosts",
-                path.display()
-            )
-        })?;
+        path.metadata().map_err(|error| unusable(path, &error))?;
+    }
+    for path in spec.share.iter().map(|share| share.path.as_path()) {
+        if !path.metadata().map_err(|error| unusable(path, &error))?.is_dir() {
+            return Err(unusable(path, &"it is no folder"));
+        }
     }
     Ok(())
 }

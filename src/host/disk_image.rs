@@ -1,6 +1,7 @@
 //! Opens the files of disk images: each is locked, and said by its name where that fails.
 
 use std::fs::{File, Metadata};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use diskimage::{ImageError, Opener};
@@ -46,8 +47,21 @@ impl ImageOpener {
     /// Opens and locks the file at `path`: exclusively for writing, shared for reading.
     pub(crate) fn open_disk(&mut self, path: &Path, write: bool) -> Result<File, DiskError> {
         let access = Access { read_only: !write, direct: false };
+        if let Some(file) = self.same_device(path, write) {
+            return file;
+        }
         let opened = open_file(path, access)?;
         self.take(opened, path, access)
+    }
+
+    /// The file of a block device that is open already: to be written to it is open for one only, and not even this process can open it again.
+    fn same_device(&self, path: &Path, write: bool) -> Option<Result<File, DiskError>> {
+        let metadata = path.metadata().ok().filter(|found| found.file_type().is_block_device())?;
+        self.same(&metadata, write).map(|opened| opened.again(path))
+    }
+
+    fn same(&self, metadata: &Metadata, write: bool) -> Option<&Opened> {
+        self.opened.iter().find(|opened| is_of(opened, metadata) && (opened.write || !write))
     }
 
     /// Locks an open file and keeps it.
@@ -58,14 +72,9 @@ impl ImageOpener {
         access: Access,
     ) -> Result<File, DiskError> {
         let write = !access.read_only;
-        let same = self.opened.iter().find(|opened| is_of(opened, &metadata) && (opened.write || !write));
-        if let Some(opened) = same {
+        if let Some(opened) = self.same(&metadata, write) {
             // The lock belongs to the open file: another one of the same file would be locked out by it.
-            return opened.file.try_clone().map_err(|error| DiskError::Io {
-                path: path.into(),
-                action: "opening it once more",
-                error,
-            });
+            return opened.again(path);
         }
         let behind = match &mut self.busy {
             None => lock(&file, &metadata, path, access)?,
@@ -85,6 +94,16 @@ impl ImageOpener {
     }
 }
 
+impl Opened {
+    fn again(&self, path: &Path) -> Result<File, DiskError> {
+        self.file.try_clone().map_err(|error| DiskError::Io {
+            path: path.into(),
+            action: "opening it once more",
+            error,
+        })
+    }
+}
+
 fn is_of(opened: &Opened, metadata: &Metadata) -> bool {
     // Device files on several file systems may be of one device.
     opened.identity == identity(metadata)
@@ -97,6 +116,9 @@ impl Opener for ImageOpener {
         diskimage::Access { write, named, .. }: diskimage::Access,
     ) -> Result<File, ImageError> {
         let access = Access { read_only: !write, direct: false };
+        if let Some(file) = self.same_device(path, write).filter(|_| named) {
+            return file.map_err(|error| ImageError::Opener(Box::new(error)));
+        }
         let opened = if named { open_file(path, access) } else { open_no_link(path, access) };
         opened
             .and_then(|opened| self.take(opened, path, access))

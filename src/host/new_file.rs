@@ -37,7 +37,14 @@ impl NewFile {
         }
     }
 
-    /// The same, with a temporary name.
+    /// The same, which only its owner may read and write.
+    pub(crate) fn create_private(target: &Path) -> io::Result<Self> {
+        let new = Self::create(target)?;
+        new.file.set_permissions(Permissions::from_mode(0o600))?;
+        Ok(new)
+    }
+
+    /// As [`NewFile::create`], with a temporary name.
     fn named(target: &Path) -> io::Result<Self> {
         let (file, temporary) = try_names(target, |path| options().create_new(true).open(path))?;
         // For those that do not see this process; see [`sweep`]. A file system without locks has none of these.

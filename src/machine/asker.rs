@@ -10,7 +10,7 @@ use crate::host::ready::is_hung_up;
 pub struct Asker(Option<Arc<UnixStream>>);
 
 impl Asker {
-    /// Whoever is at the other end. Somebody who stays, if this process has no descriptor left.
+    /// Whoever is at the other end. If this process has no descriptor left to watch it, it counts as never gone.
     pub(crate) fn at(stream: &UnixStream) -> Self {
         Asker(stream.try_clone().ok().map(Arc::new))
     }

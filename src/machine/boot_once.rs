@@ -276,15 +276,17 @@ impl Boot {
         self.vcpus.resume();
     }
 
-    /// The state of everything but the contents of memory, and the memory. The machine is paused for as long as there is `paused`.
+    /// The state of everything but the contents of memory, and the memory. The disks are brought to rest but for those that were `copied`, whose
+    /// files nobody else is to have. The machine is paused for as long as there is `paused`.
     pub(super) fn save(
         &self,
         paused: Weak<()>,
         spec: Result<Spec, Unsaveable>,
         drives: &[Arc<Drive>],
+        copied: &[usize],
     ) -> Result<SavedParts, SaveError> {
         let state = SavedState::new(self.panic_timeout, self.components().save()?);
-        let (marks, written) = (rest(drives)?, written_files(drives)?);
+        let (marks, written) = (rest(drives, copied)?, written_files(drives)?);
         Ok(SavedParts { state, ram: self.memory.ram.clone(), paused, spec, marks, written })
     }
 

@@ -28,7 +28,7 @@ use super::{
     Stats,
 };
 use crate::host::capture::{CaptureLimits, CaptureStream};
-use crate::host::disk::{DiskMark, WrittenFile};
+use crate::host::disk::DiskMark;
 use crate::saved::{NewSavedMachine, SavedMachine, SavedMachineError, with_absolute_paths};
 use crate::spec::{DiskGrowth, DiskLimitsChange, MemSize, PortForward, Spec};
 
@@ -261,7 +261,7 @@ impl Controls {
     /// # Errors
     /// [`SaveError`]; the machine is as it was.
     pub fn save(&self, memory: &File) -> Result<SavedState, SaveError> {
-        let SavedParts { state, ram, paused, .. } = self.ask_to_save()?;
+        let SavedParts { state, ram, paused, .. } = self.ask_to_save(Vec::new())?;
         // Here, and not on a thread of the machine, which does not wait for a file.
         ram.save(memory)?;
         self.check_paused(&paused)?;
@@ -311,7 +311,7 @@ impl Controls {
         limit: Duration,
     ) -> Result<(), SaveError> {
         let hold = Hold::begin(self, limit)?;
-        let SavedParts { state, ram, paused, marks, .. } = self.ask_to_save()?;
+        let SavedParts { state, ram, paused, marks, .. } = self.ask_to_save(Vec::new())?;
         precopy::copy_paused(&self.copy.show(), &ram, new.memory())?;
         self.check_paused(&paused)?;
         drop(hold);
@@ -405,7 +405,8 @@ impl Controls {
         let memory = new.memory().try_clone()?;
         let mut sink = FileSink::new(&memory);
         if options.copies_disks() {
-            self.begin_disks(&mut copy, &mut new, &mut sink)?;
+            let begun = self.begin_disks(&mut copy, &mut new, &mut sink);
+            begun.map_err(|error| of_folder(folder, error))?;
         }
         let copied = copy.run(&mut sink, limits, limit, watch).and_then(|mut paused| {
             let bytes = self.copy_disks(paused.parts(), options, &mut new, paused.shown())?;
@@ -429,14 +430,18 @@ impl Controls {
         for (index, id, drive) in self.disks.written() {
             let written = drive.medium().written_file();
             let written = written.map_err(|source| SaveError::DiskRead { id: id.into(), source })?;
-            // Of another format the file is copied, and not what the guest sees, of which the log is.
-            let is_live = |file: &&WrittenFile| file.format == Format::Raw && file.base.is_none();
-            let Some(file) = written.as_ref().filter(is_live) else { continue };
+            let Some(file) = written.as_ref() else { continue };
             if file.is_device {
                 return Err(Unsaveable::DeviceDisk(id.into()).into());
             }
+            // Of another format the file is copied, and not what the guest sees, of which the log is.
+            if file.format != Format::Raw || file.base.is_some() {
+                continue;
+            }
             if let Some(file) = new.begin_disk(index, file)? {
-                copy.add_disk(index, id, &drive)?;
+                // As long as what is copied, which somebody may make longer at any time.
+                let len = copy.add_disk(index, id, &drive)?;
+                file.set_len(len).map_err(|source| SaveError::DiskCopy { id: id.into(), source })?;
                 sink.add_disk(index, file);
             }
         }
@@ -533,8 +538,9 @@ impl Controls {
         self.ask(Command::EndLeft).recv().unwrap_or(Err(SaveError::Ended))
     }
 
-    pub(super) fn ask_to_save(&self) -> Result<SavedParts, SaveError> {
-        self.ask(Command::Save).recv().unwrap_or(Err(SaveError::Ended))
+    /// See [`Command::Save`].
+    pub(super) fn ask_to_save(&self, copied: Vec<usize>) -> Result<SavedParts, SaveError> {
+        self.ask(|answer| Command::Save(copied, answer)).recv().unwrap_or(Err(SaveError::Ended))
     }
 
     /// Whether the machine has rested since it was saved.
@@ -639,7 +645,7 @@ impl SavedMachineParts {
     ) -> Result<Self, SaveError> {
         // First: what is wrong with the folder is told before anything is written.
         let mut new = NewSavedMachine::create(folder)?;
-        let mut parts = controls.ask_to_save()?;
+        let mut parts = controls.ask_to_save(Vec::new())?;
         let spec = std::mem::replace(&mut parts.spec, Err(Unsaveable::Streams))?;
         controls.copy_disks(&parts, options, &mut new, shown)?;
         let SavedParts { state, ram, paused, marks, .. } = parts;

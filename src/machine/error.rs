@@ -55,7 +55,7 @@ pub enum StartError {
     },
     /// What the machine went on from has an initrd that nobody has kept.
     #[error(
-        "the guest goes on from one of `minivmm run --warm`, whose initial RAM disk was in that run's memory, so that it cannot boot \
+        "the guest was booted by `minivmm run --warm`, and its initial RAM disk was in that run's memory, so that it cannot boot \
          again; end it, and start another run"
     )]
     InitrdGone,

@@ -124,13 +124,13 @@ pub(super) struct CopyStart {
 
 /// The log of written pages, for as long as it is used.
 #[derive(Debug)]
-struct WriteLog<'a> {
+struct MemoryLog<'a> {
     controls: &'a Controls,
     user: LogUser,
 }
 
-impl<'a> WriteLog<'a> {
-    /// As [`WriteLog::begin`], for a while if the copy that has the log is one that nobody wants any more.
+impl<'a> MemoryLog<'a> {
+    /// As [`MemoryLog::begin`], for a while if the copy that has the log is one that nobody wants any more.
     fn begin_soon(controls: &'a Controls) -> Result<(Self, CopyStart), SaveError> {
         let until = Instant::now() + CANCELLED;
         loop {
@@ -148,7 +148,7 @@ impl<'a> WriteLog<'a> {
         let user = LogUser::Copy(NUMBER.fetch_add(1, Ordering::Relaxed));
         let start = controls.ask(|answer| Command::LogWrites(user, true, answer)).recv();
         let start = start.unwrap_or(Err(SaveError::Ended))?;
-        Ok((WriteLog { controls, user }, start))
+        Ok((MemoryLog { controls, user }, start))
     }
 
     fn take(&self) -> Result<Vec<Range<u64>>, SaveError> {
@@ -161,7 +161,7 @@ impl<'a> WriteLog<'a> {
     }
 }
 
-impl Drop for WriteLog<'_> {
+impl Drop for MemoryLog<'_> {
     fn drop(&mut self) {
         let _ = self.controls.ask(|answer| Command::LogWrites(self.user, false, answer)).recv();
     }
@@ -174,15 +174,16 @@ pub(crate) struct PausedCopy<'a> {
     controls: &'a Controls,
     // First, so that the machine goes on before it is spared the log.
     pause: Pause<'a>,
-    _log: WriteLog<'a>,
+    /// What was copied of its disks is up to date for as long as it is paused.
+    // Before the log of memory: who has that one next begins the logs of the disks anew.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "migrations are the command's"))]
+    disks: Vec<CopiedDisk>,
+    _log: MemoryLog<'a>,
     // After the log, which the next copy may then have.
     shown: Shown,
     parts: SavedParts,
     report: CopyReport,
     begin: Instant,
-    /// What was copied of its disks is up to date for as long as it is paused.
-    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "migrations are the command's"))]
-    disks: Vec<CopiedDisk>,
 }
 
 impl<'a> PausedCopy<'a> {
@@ -211,7 +212,9 @@ impl<'a> PausedCopy<'a> {
 
     /// Has the machine go on if it ran before.
     pub(crate) fn go_on(self) -> Result<(SavedParts, CopyReport), SaveError> {
-        let PausedCopy { pause, _log, parts, mut report, begin, .. } = self;
+        // What is named first is dropped last.
+        let PausedCopy { controls: _, shown: _shown, _log, disks: _disks, pause, parts, mut report, begin } =
+            self;
         // From here on what was saved is complete, whatever the machine does.
         let still_paused = parts.paused.strong_count() > 0;
         report.paused_ms = millis(pause.begin.elapsed());
@@ -228,12 +231,14 @@ pub(crate) struct Leaving<'a>(PausedCopy<'a>);
 
 #[cfg(feature = "cli")]
 impl Leaving<'_> {
-    /// It runs elsewhere, and ends here.
-    pub(crate) fn left(self) -> Result<CopyReport, SaveError> {
+    /// It runs elsewhere, and ends here, if somebody has not ended it already.
+    pub(crate) fn left(self) -> CopyReport {
         let PausedCopy { controls, pause, mut report, begin, .. } = self.0;
         (report.paused_ms, report.total_ms) = (millis(pause.begin.elapsed()), millis(begin.elapsed()));
-        controls.end_left()?;
-        Ok(report)
+        if let Err(error) = controls.end_left() {
+            log::info!("the machine runs elsewhere, and was not ended here: {error}");
+        }
+        report
     }
 
     /// What its disks are known by, but for those that were copied.
@@ -303,12 +308,13 @@ struct Copying<'a, 'b> {
 #[derive(Debug)]
 pub(crate) struct Copy<'a> {
     controls: &'a Controls,
-    log: WriteLog<'a>,
+    // Before the log of memory, as in [`PausedCopy`].
+    disks: Vec<CopiedDisk>,
+    log: MemoryLog<'a>,
     ram: Arc<GuestRam>,
     #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "migrations are the command's"))]
     spec: Spec,
     shown: Shown,
-    disks: Vec<CopiedDisk>,
 }
 
 impl<'a> Copy<'a> {
@@ -317,7 +323,7 @@ impl<'a> Copy<'a> {
         if controls.copy.away().is_some() {
             return Err(SaveError::Away);
         }
-        let (log, CopyStart { ram, spec }) = WriteLog::begin_soon(controls)?;
+        let (log, CopyStart { ram, spec }) = MemoryLog::begin_soon(controls)?;
         let spec = spec?;
         Ok(Copy { spec, controls, log, ram, shown: controls.copy.show(), disks: Vec::new() })
     }
@@ -377,7 +383,11 @@ impl<'a> Copy<'a> {
         };
         copying.round(ranges(ram.used()?), &mut disks, Zeros::Skip)?;
         let mut convergence = Convergence::new(limits);
+        let copied: Vec<_> = disks.iter().map(CopiedDisk::index).collect();
         let written = loop {
+            // The pause does the same, and has little to do then. First, because it may take long: the guest writes meanwhile.
+            controls.disks.sync(|index| !copied.contains(&index))?;
+            copying.goes_on()?;
             let written = log.take()?;
             let left = len(&written) + disks::take_written(&mut disks)?;
             match convergence.after_round(left, copying.rate) {
@@ -392,7 +402,7 @@ impl<'a> Copy<'a> {
         let pause_begin = Instant::now();
         let pause = Pause { _hold: Hold::begin(controls, limit)?, begin: pause_begin };
         // First, so that pages which this writes are copied, too.
-        let parts = controls.ask_to_save()?;
+        let parts = controls.ask_to_save(copied)?;
         if !Arc::ptr_eq(&parts.ram, &ram) {
             return Err(SaveError::Reset);
         }

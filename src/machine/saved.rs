@@ -314,9 +314,12 @@ fn set_forwards(spec: &mut Spec, bound: &[BoundForward]) {
     }
 }
 
-/// Brings all disks to rest; gives the mark of each that has one.
-pub(super) fn rest(drives: &[Arc<Drive>]) -> Result<Vec<Option<DiskMark>>, SaveError> {
+/// Brings all disks to rest but those that were copied; gives the mark of each that has one.
+pub(super) fn rest(drives: &[Arc<Drive>], copied: &[usize]) -> Result<Vec<Option<DiskMark>>, SaveError> {
     let rest = |(index, drive): (usize, &Arc<Drive>)| {
+        if copied.contains(&index) {
+            return Ok(None);
+        }
         drive.medium().rest().map_err(|source| SaveError::Disk { id: disk_id(index), source })
     };
     drives.iter().enumerate().map(rest).collect()

@@ -93,8 +93,9 @@ pub(super) enum Command {
     /// The hold is over. Answered when it goes on, or if it does not.
     Release(u64, Sender<()>),
     Stats(Sender<UnfinishedStats>),
-    /// Answered when it is saved; the machine has to be paused.
-    Save(Sender<Result<SavedParts, SaveError>>),
+    /// Answered when it is saved; the machine has to be paused. Its disks are brought to rest, but for those of these places in the list, of
+    /// which there are copies.
+    Save(Vec<usize>, Sender<Result<SavedParts, SaveError>>),
     /// Ends the machine if it still rests as it did when it was saved. Answered before it ends.
     EndSaved(Weak<()>, Sender<Result<(), SaveError>>),
     /// What the machine is made of now. Answered at once.

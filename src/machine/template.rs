@@ -292,7 +292,7 @@ impl Template {
     ) -> Result<(Restore, Vec<FrozenDisk>), FreezeError> {
         let _hold = Hold::begin(controls, limit)?;
         let shown = controls.copy.show();
-        let SavedParts { state, ram, paused, .. } = controls.ask_to_save()?;
+        let SavedParts { state, ram, paused, .. } = controls.ask_to_save(Vec::new())?;
         let mut failed = None;
         let memory = frozen_memfd(|file| {
             let copied = precopy::copy_paused(&shown, &ram, file);

@@ -12,7 +12,7 @@ use std::time::Duration;
 pub(crate) use frame::Frame;
 pub(crate) use protocol::Local;
 pub(crate) use source::{Patience, migrate};
-pub(crate) use target::{Leave, ReceiveError, Received, Stream, Welcome, receive};
+pub(crate) use target::{Leave, ReceiveError, ReceiveOptions, Received, Stream, receive};
 
 /// Takes the machine that a stream of these bytes carries, if it does, with its leave to run, and makes none of it; else the sentence that
 /// is said of it. For the fuzzer.
@@ -29,8 +29,8 @@ pub fn receive_bytes(stream: &[u8]) -> Result<(), String> {
     // Disks that come with it are gone at the end, and have no names until then, as far as the file system can.
     let folder = std::env::temp_dir().join(format!("minivmm-fuzz-{}", std::process::id()));
     let made = std::fs::create_dir_all(&folder);
-    let welcome = Welcome { limit: Duration::from_secs(1), disks: made.is_ok().then_some(&*folder) };
-    let received = receive(stream, welcome, check);
+    let options = ReceiveOptions { limit: Duration::from_secs(1), disks: made.is_ok().then_some(&*folder) };
+    let received = receive(stream, options, check);
     let asked = received.and_then(|Received { mut leave, .. }| leave.ask());
     let _ = std::fs::remove_dir(folder);
     asked.map_err(|error| error.to_string())

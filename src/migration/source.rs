@@ -14,7 +14,7 @@ use super::protocol::{self, Local, Message, Next, PROTOCOL};
 use crate::host::patient::silent;
 use crate::kvm::{CpuBaseline, KvmDevice};
 use crate::machine::precopy::{Copy, Leaving, Sink};
-use crate::machine::{Controls, CopyLimits, CopyReport, Otherwise, SaveError, SaveOptions};
+use crate::machine::{Controls, CopyLimits, CopyReport, MachineState, Otherwise, SaveError, SaveOptions};
 use crate::saved::with_absolute_paths;
 
 /// Limit for the machine to come to rest.
@@ -41,7 +41,9 @@ pub struct Patience {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MigrateError {
     #[error("{0}; it runs on here")]
-    Source(#[from] SaveError),
+    Source(SaveError),
+    #[error("the machine was ended here before it had left, and does not run there")]
+    Ended,
     #[error("the stream to the target broke off: {0}; the machine runs on here")]
     Stream(#[from] io::Error),
     #[error("the target refuses the machine: {0}; it runs on here")]
@@ -53,8 +55,22 @@ pub(crate) enum MigrateError {
          twice; look whether it runs there; if it does not, `minivmm resume` lets it go on here, and if it does, `minivmm kill` ends it here"
     )]
     Unknown(String),
+    #[error(
+        "the machine was ended here when the target had been told to let it run, and the target has not said that it does ({0}); look whether it \
+         runs there"
+    )]
+    UnknownAndEnded(String),
     #[error("{why}; {disk}; `minivmm resume` tries again")]
     Disks { why: Box<MigrateError>, disk: SaveError },
+}
+
+impl From<SaveError> for MigrateError {
+    fn from(error: SaveError) -> Self {
+        match error {
+            SaveError::Ended => MigrateError::Ended,
+            error => MigrateError::Source(error),
+        }
+    }
 }
 
 /// How the last exchange has failed.
@@ -147,12 +163,17 @@ impl Source<'_, '_> {
                 }
             };
             spawn_scoped(scope, Role::ControlClient, "alive", work)?;
-            self.hand_over(copy, limits)
+            self.hand_over(controls, copy, limits)
         })
     }
 
     /// To a target that has accepted it.
-    fn hand_over(&mut self, copy: Copy<'_>, limits: CopyLimits) -> Result<CopyReport, MigrateError> {
+    fn hand_over(
+        &mut self,
+        controls: &Controls,
+        copy: Copy<'_>,
+        limits: CopyLimits,
+    ) -> Result<CopyReport, MigrateError> {
         let (writer, mut told) = (self.writer, Instant::now());
         let mut watch = |progress: &_| {
             if told.elapsed() >= TICK {
@@ -167,13 +188,18 @@ impl Source<'_, '_> {
         let paused = copied.map_err(|error| self.why(error))?;
         // From here on the machine is paused, and nobody lets it go on.
         let leaving = paused.leave()?;
-        match self.last_exchange(&leaving) {
-            Ok(()) => Ok(leaving.left()?),
+        match self.last_exchange(controls, &leaving) {
+            // It runs there, whatever has become of what is left of it here: it may have been killed meanwhile.
+            Ok(()) => Ok(leaving.left()),
             // The target may have the disks until it has noticed.
             Err(Failed::Here(why)) => match leaving.come_back(self.patience.silence + MARGIN) {
                 Ok(()) => Err(why),
+                Err(SaveError::Ended) => Err(MigrateError::Ended),
                 Err(disk) => Err(MigrateError::Disks { why: Box::new(why), disk }),
             },
+            Err(Failed::Unknown(why)) if controls.state() == MachineState::Ended => {
+                Err(MigrateError::UnknownAndEnded(why))
+            }
             Err(Failed::Unknown(why)) => {
                 leaving.stay_paused();
                 Err(MigrateError::Unknown(why))
@@ -182,7 +208,7 @@ impl Source<'_, '_> {
     }
 
     /// From the state of the machine to the target's word that it runs.
-    fn last_exchange(&mut self, leaving: &Leaving<'_>) -> Result<(), Failed> {
+    fn last_exchange(&mut self, controls: &Controls, leaving: &Leaving<'_>) -> Result<(), Failed> {
         let state = leaving.state();
         for (id, state) in state.states() {
             self.say(Message::Section { id: id.clone(), state: state.clone() })?;
@@ -199,6 +225,10 @@ impl Source<'_, '_> {
         let ready = Instant::now();
         if limit > MOST_WAIT {
             return Err(MigrateError::Confused.into());
+        }
+        // Who has ended the machine meanwhile wants it to run nowhere.
+        if controls.state() == MachineState::Ended {
+            return Err(SaveError::Ended.into());
         }
         let wait = self.patience.silence.max(limit + MARGIN);
         let answer = self

@@ -37,7 +37,7 @@ impl fmt::Debug for Stream {
 
 /// How a machine is taken.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Welcome<'a> {
+pub(crate) struct ReceiveOptions<'a> {
     /// How long it waits for its leave to run; the stream has its own limit for each read and write.
     pub(crate) limit: Duration,
     /// The folder for disks that come with it.
@@ -71,12 +71,12 @@ pub(crate) enum ReceiveError {
 /// with the machine.
 pub(crate) fn receive(
     mut stream: Stream,
-    welcome: Welcome<'_>,
+    options: ReceiveOptions<'_>,
     check: impl FnOnce(&mut Spec, &dyn Fn(usize) -> bool) -> Result<(), String>,
 ) -> Result<Received, ReceiveError> {
-    match take(&mut stream, welcome.disks, check) {
+    match take(&mut stream, options.disks, check) {
         Ok(Taken { spec, incoming, state, disks }) => {
-            let leave = Leave { stream, limit: welcome.limit, over: false, disks };
+            let leave = Leave { stream, limit: options.limit, over: false, disks };
             Ok(Received { spec, restore: Restore::received(state, incoming)?, leave })
         }
         Err(error) => {

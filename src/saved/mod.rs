@@ -319,8 +319,8 @@ impl NewSavedMachine {
         &self.memory
     }
 
-    /// Makes an empty file for a copy of disk `index` that is taken while its guest writes, unless it can share the blocks of the original, so
-    /// that its copy takes no time.
+    /// Makes an empty file for a copy of disk `index` that is taken while its guest writes, unless it can share the blocks of the original: then it
+    /// is copied at rest. The file gets its length from the copy.
     pub(crate) fn begin_disk(
         &mut self,
         index: usize,
@@ -333,7 +333,6 @@ impl NewSavedMachine {
                 std::fs::remove_file(self.folder.path().join(&name))?;
                 return Ok(None);
             }
-            file.set_len(disk.file.metadata()?.len())?;
             Ok(Some((file.try_clone()?, file)))
         };
         let began = began().map_err(|source| SavedMachineError::Copy {

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use super::*;
 use crate::load::{assert_last_writes, number};
+use crate::without::lacks;
 
 /// Images of each kind that the load guest can be busy with, in the bench's folder.
 fn images(bench: &Bench) -> [&'static str; 3] {
@@ -163,37 +164,41 @@ fn a_stream_with_disks_that_breaks_anywhere_leaves_nothing_there_and_all_here() 
 
 #[test]
 fn a_block_device_is_copied_into_an_image_and_else_stays() {
-    let bench = Bench::new();
-    images(&bench);
-    let Some(device) = LoopDevice::of(&bench.folder().join("vda.raw")) else {
-        eprintln!("skipped: this host gives no loop device");
-        return;
-    };
-    let source = bench.start_busy(&device.0);
-    let target = bench.receive("target", &["--name", "vm1", "--disks", "there"]);
-    let (status, _, stderr) = bench.migrate("vm0", "unix:target", &[]);
-    assert!(status == Some(1) && stderr.contains("--with-disks"), "{stderr}");
-    drop(target);
-    bench.load_runs_on(&source);
-    bench.host.fails(
-        &["save", "vm0", bench.folder().join("saved").to_str().unwrap(), "--with-disks"],
-        1,
-        "is a block device",
-    );
-    bench.host.fails(
-        &["save", "vm0", bench.folder().join("saved").to_str().unwrap(), "--with-disks", "--keep-running"],
-        1,
-        "is a block device",
-    );
-    assert!(!bench.folder().join("saved").exists());
-    bench.load_runs_on(&source);
-    let mut target = bench.receive("target", &["--name", "vm1", "--disks", "there"]);
-    let (status, _, stderr) = bench.migrate("vm0", "unix:target", &["--with-disks"]);
-    assert_eq!(status, Some(0), "{stderr} {}", target.stderr.text());
-    assert!(source.end().status.success());
-    let writes = finish(target.child.stdin.as_mut().unwrap(), &target.stdout);
-    assert_eq!(target.end().0, Some(0));
-    assert_last_writes(&bench.folder().join("there/vda.raw"), writes);
+    // What is on it makes no difference, and with direct I/O the page cache is no witness of what the guest has written.
+    for (file, words) in [
+        ("vda.raw", ""),
+        ("vda.raw", ",direct"),
+        ("vda.qcow2", ",format=qcow2"),
+        ("vda.qcow2", ",format=qcow2,direct"),
+    ] {
+        let bench = Bench::new();
+        images(&bench);
+        let image = bench.folder().join(file);
+        // An image on a device cannot make it larger.
+        fs::File::options().write(true).open(&image).unwrap().set_len(16 << 20).unwrap();
+        let Some(device) = LoopDevice::of(&image) else {
+            return lacks("loop", "this user can attach no loop device (losetup --find): run it as root");
+        };
+        let source = bench.start_busy(&format!("{}{words}", device.0));
+        let target = bench.receive("target", &["--name", "vm1", "--disks", "there"]);
+        let (status, _, stderr) = bench.migrate("vm0", "unix:target", &[]);
+        assert!(status == Some(1) && stderr.contains("--with-disks"), "{file}{words}: {stderr}");
+        drop(target);
+        bench.load_runs_on(&source);
+        let saved = bench.folder().join("saved");
+        let save = ["save", "vm0", saved.to_str().unwrap(), "--with-disks"];
+        bench.host.fails(&save, 1, "is a block device");
+        bench.host.fails(&[&save[..], &["--keep-running"]].concat(), 1, "is a block device");
+        assert!(!saved.exists());
+        bench.load_runs_on(&source);
+        let mut target = bench.receive("target", &["--name", "vm1", "--disks", "there"]);
+        let (status, _, stderr) = bench.migrate("vm0", "unix:target", &["--with-disks"]);
+        assert_eq!(status, Some(0), "{file}{words}: {stderr} {}", target.stderr.text());
+        assert!(source.end().status.success());
+        let writes = finish(target.child.stdin.as_mut().unwrap(), &target.stdout);
+        assert_eq!(target.end().0, Some(0));
+        assert_last_writes(&bench.folder().join("there/vda.raw"), writes);
+    }
 }
 
 /// A loop device on an image, detached at the end.

@@ -59,6 +59,13 @@ fn words(blocks: Range<u64>) -> impl Iterator<Item = (usize, u64)> {
     })
 }
 
+/// Adds `bits` to a word. Gives how many it had not.
+fn include(word: &mut u64, bits: u64) -> u64 {
+    let new = bits & !*word;
+    *word |= bits;
+    new.count_ones().into()
+}
+
 /// Blocks that many threads add to.
 #[derive(Debug)]
 pub(super) struct SharedBlockSet {
@@ -84,9 +91,10 @@ impl SharedBlockSet {
 
     /// Moves all of them to `to`, a set of the same disk.
     pub(super) fn take_to(&self, to: &mut BlockSet) {
-        for (from, to) in self.words.iter().zip(&mut to.words) {
+        let BlockSet { words, count, .. } = to;
+        for (from, to) in self.words.iter().zip(words) {
             if from.load(Ordering::Acquire) != 0 {
-                *to |= from.swap(0, Ordering::AcqRel);
+                *count += include(to, from.swap(0, Ordering::AcqRel));
             }
         }
     }
@@ -97,13 +105,15 @@ impl SharedBlockSet {
 pub(crate) struct BlockSet {
     blocks: Blocks,
     words: Vec<u64>,
+    /// Blocks that are in it.
+    count: u64,
 }
 
 impl BlockSet {
     /// None of a disk of `len` bytes.
     pub(crate) fn new(len: u64) -> Self {
         let blocks = Blocks::of(len);
-        BlockSet { blocks, words: vec![0; blocks.words()] }
+        BlockSet { blocks, words: vec![0; blocks.words()], count: 0 }
     }
 
     /// All of them.
@@ -113,11 +123,16 @@ impl BlockSet {
         all
     }
 
+    /// Whether none is in it, which takes no look at them.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// Adds those that `extent` touches.
     pub(crate) fn add(&mut self, extent: Extent) {
         for (word, bits) in self.blocks.touched(extent) {
             if let Some(word) = self.words.get_mut(word) {
-                *word |= bits;
+                self.count += include(word, bits);
             }
         }
     }
@@ -126,6 +141,7 @@ impl BlockSet {
     pub(crate) fn remove(&mut self, extent: Extent) {
         for (word, bits) in self.blocks.within(extent) {
             if let Some(word) = self.words.get_mut(word) {
+                self.count -= u64::from((*word & bits).count_ones());
                 *word &= !bits;
             }
         }
@@ -213,6 +229,27 @@ mod tests {
     }
 
     #[test]
+    fn count_is_that_of_the_blocks_whoever_adds_them_or_takes_them_away() {
+        let len = 200 * BLOCK;
+        let (shared, mut set) = (SharedBlockSet::new(len), BlockSet::new(len));
+        assert!(set.is_empty() && BlockSet::all(0).is_empty());
+        for round in 0..200u64 {
+            let at = round * 37 % 200 * BLOCK;
+            let some = extent(at..at + round % 7 * BLOCK + 1);
+            match round % 3 {
+                0 => set.add(some),
+                1 => shared.add(some),
+                _ => set.remove(some),
+            }
+            shared.take_to(&mut set);
+            let bytes: u64 = set.ranges().map(|range| range.end - range.start).sum();
+            assert_eq!((set.count * BLOCK, set.is_empty()), (bytes, bytes == 0));
+        }
+        set.remove(extent(0..len));
+        assert!(set.is_empty());
+    }
+
+    #[test]
     fn sets_of_any_disk_are_small() {
         for (len, block) in [(1, BLOCK), (1 << 42, BLOCK), ((1 << 42) + 1, 2 * BLOCK), (u64::MAX, 1 << 38)] {
             let set = BlockSet::all(len);
@@ -231,6 +268,7 @@ mod tests {
                 set.add(extent(first * BLOCK..(last * BLOCK + 1).min(len)));
                 assert_eq!(ranges(&set), [first * BLOCK..((last + 1) * BLOCK).min(len)]);
                 set.remove(extent(first * BLOCK..last * BLOCK));
+                assert_eq!(set.count, 1);
                 assert_eq!(ranges(&set), [last * BLOCK..((last + 1) * BLOCK).min(len)]);
             }
         }

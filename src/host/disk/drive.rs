@@ -23,7 +23,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::engine::EngineKind;
 use super::file::DiskFile;
 use super::open_disk::OpenDisk;
-use super::write_log::{LogReader, LoggedEngine, WriteLog};
+use super::write_log::{DiskWriteLog, LogReader, LoggedEngine};
 use engine::DriveEngine;
 
 /// See the module.
@@ -35,7 +35,7 @@ pub(crate) struct Drive {
     changes: AtomicU64,
     /// Wake the engines.
     bells: Mutex<Vec<Weak<EventFd>>>,
-    log: Arc<WriteLog>,
+    log: Arc<DiskWriteLog>,
 }
 
 #[derive(Debug)]

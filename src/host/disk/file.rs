@@ -40,6 +40,12 @@ pub(crate) struct DiskFile {
     pub(super) padded: bool,
     /// Another process may write to it.
     pub(super) released: AtomicBool,
+    /// Counts what [`OpenDisk::sync`](super::OpenDisk::sync) did.
+    #[cfg(test)]
+    pub(super) syncs: AtomicU64,
+    /// Counts flushes that were waited for.
+    #[cfg(test)]
+    pub(super) flushes: AtomicU64,
 }
 
 /// A descriptor for direct I/O, with its alignment rules.
@@ -65,6 +71,10 @@ impl DiskFile {
             padded: false,
             behind: FilesBehind::default(),
             released: AtomicBool::new(false),
+            #[cfg(test)]
+            syncs: AtomicU64::new(0),
+            #[cfg(test)]
+            flushes: AtomicU64::new(0),
         })
     }
 

@@ -27,7 +27,7 @@ pub(crate) enum TakeBackError {
 
 impl OpenDisk {
     /// The file that the guest's writes change.
-    fn writable(&self) -> Option<&Arc<DiskFile>> {
+    pub(super) fn writable(&self) -> Option<&Arc<DiskFile>> {
         match self {
             _ if self.is_read_only() => None,
             OpenDisk::Raw(file) => Some(file),

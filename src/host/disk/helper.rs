@@ -148,6 +148,8 @@ pub(super) fn run(file: &DiskFile, operation: Operation, extent: Extent) -> io::
             }
         }
         Operation::Flush => {
+            #[cfg(test)]
+            file.flushes.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             // SAFETY: a call on an open descriptor, without memory.
             let synced = checked(|| unsafe { libc::fdatasync(file.fd()) });
             synced.map_err(diskimage::flush_failed)

@@ -5,12 +5,13 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use boot::read::ReadAt;
 use vmm_sys_util::seek_hole::SeekHole;
 
 use super::block_set::BlockSet;
 use super::drive::{Drive, Medium};
-use super::open_disk::{DiskBytes, DiskReader, OpenDisk};
+use super::file::DiskFile;
+use super::mapped::ImageDisk;
+use super::open_disk::OpenDisk;
 use super::write_log::LogReader;
 
 /// See the module. Dropped, the log is switched off.
@@ -18,6 +19,7 @@ use super::write_log::LogReader;
 pub(crate) struct LiveCopy {
     log: LogReader,
     source: Source,
+    medium: Arc<Medium>,
     /// All of it in bytes, also what is no whole sector.
     len: u64,
     /// What is to be copied.
@@ -26,11 +28,11 @@ pub(crate) struct LiveCopy {
 
 /// Where its bytes come from.
 #[derive(Debug)]
-struct Source {
-    reader: DiskReader,
-    /// The same file, to look for its holes: nobody else uses its position.
-    seeking: Option<File>,
-    medium: Arc<Medium>,
+enum Source {
+    /// A raw image or a block device. The second descriptor is to look for its holes: nobody else uses its position.
+    File(Arc<DiskFile>, File),
+    /// An image in another format, or of several files.
+    Image(Arc<ImageDisk>),
 }
 
 impl Drive {
@@ -40,14 +42,14 @@ impl Drive {
     /// The host has no descriptor left, or does not say how long the disk is.
     pub(crate) fn copy_live(&self) -> io::Result<LiveCopy> {
         let medium = self.medium();
-        let (len, reader) = (medium.present_length()?, medium.reader()?);
-        let seeking = match &reader.bytes {
-            DiskBytes::File(file) => Some(file.try_clone()?),
-            DiskBytes::Mapped(_) => None,
+        let len = medium.present_length()?;
+        let source = match &**medium {
+            OpenDisk::Raw(file) => Source::File(file.clone(), file.buffered.try_clone()?),
+            OpenDisk::Image(image) => Source::Image(image.clone()),
         };
         // Before a byte is read.
         let log = self.log_writes(len);
-        Ok(LiveCopy { log, source: Source { reader, seeking, medium }, len, left: BlockSet::all(len) })
+        Ok(LiveCopy { log, source, medium, len, left: BlockSet::all(len) })
     }
 }
 
@@ -89,11 +91,7 @@ impl LiveCopy {
     pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let mut done = 0;
         while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            let read = match &self.source.reader.bytes {
-                DiskBytes::File(file) => file.read_at(rest, offset + done as u64),
-                DiskBytes::Mapped(image) => image.read_at(rest, offset + done as u64),
-            };
-            match read {
+            match self.source.read(rest, offset + done as u64) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(bytes) => done += bytes,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -105,18 +103,23 @@ impl LiveCopy {
 
     /// Whether it is as long as when the copy began.
     pub(crate) fn has_its_length(&self) -> io::Result<bool> {
-        Ok(self.source.medium.present_length()? == self.len)
+        Ok(self.medium.present_length()? == self.len)
     }
 }
 
 impl Source {
+    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self {
+            Source::File(file, _) => file.read_current(buffer, offset),
+            Source::Image(image) => image.read_current(buffer, offset),
+        }
+    }
+
     fn next(&mut self, range: &Range<u64>) -> io::Result<(bool, u64)> {
         let len = range.end - range.start;
-        let Some(file) = &mut self.seeking else {
-            return match &**self.medium {
-                OpenDisk::Image(image) => image.is_hole(range.start, len),
-                OpenDisk::Raw(_) => Ok((false, len)),
-            };
+        let file = match self {
+            Source::File(_, seeking) => seeking,
+            Source::Image(image) => return image.is_hole(range.start, len),
         };
         let (is_hole, end) = match file.seek_data(range.start) {
             Ok(None) => (true, None),

@@ -7,6 +7,7 @@
 mod block_device;
 mod block_set;
 mod copy;
+mod current;
 mod drive;
 mod engine;
 mod error;

@@ -92,6 +92,10 @@ impl DiskFile {
             behind: FilesBehind::default(),
             padded: false,
             released: AtomicBool::new(false),
+            #[cfg(test)]
+            syncs: 0.into(),
+            #[cfg(test)]
+            flushes: 0.into(),
             buffered,
         }
     }

@@ -142,6 +142,13 @@ impl OpenDisk {
         }
     }
 
+    /// How often it was brought to the medium while engines wrote on, and with none in flight.
+    #[cfg(test)]
+    pub(crate) fn syncs_and_flushes(&self) -> [u64; 2] {
+        let file = self.writable().unwrap();
+        [&file.syncs, &file.flushes].map(|count| count.load(std::sync::atomic::Ordering::SeqCst))
+    }
+
     /// Its length in bytes.
     pub(crate) fn length(&self) -> u64 {
         match self {
@@ -220,11 +227,11 @@ impl OpenDisk {
         top.map(written).transpose()
     }
 
-    /// Whether it is a block device.
+    /// Whether it is a block device, or the image that the guest writes to lies on one.
     pub(crate) fn is_device(&self) -> bool {
         match self {
             OpenDisk::Raw(file) => file.is_device(),
-            OpenDisk::Image(_) => false,
+            OpenDisk::Image(image) => image.top().is_some_and(|top| top.is_device()),
         }
     }
 

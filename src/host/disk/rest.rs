@@ -1,7 +1,8 @@
 //! Disks at rest: everything written to the medium, and a mark that shows whether somebody writes to them later.
 
-use std::fs::{Metadata, metadata};
+use std::fs::{File, Metadata, metadata};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -34,6 +35,19 @@ impl DiskMark {
 }
 
 impl OpenDisk {
+    /// Brings what was written so far to the medium, while its engines write on, so that [`OpenDisk::rest`] has little to do. What an image of
+    /// another format has in memory stays there.
+    ///
+    /// # Errors
+    /// The host could not write it.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        let Some(file) = self.writable() else { return Ok(()) };
+        // Opened once more where that is possible: an error is told once to each open file, and the guest's flushes have to hear of it, too.
+        let again = File::open(format!("/proc/self/fd/{}", file.fd().as_raw_fd()));
+        #[cfg(test)]
+        file.syncs.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        again.or_else(|_| file.buffered.try_clone())?.sync_data()
+    }
     /// Brings all of it to the medium, when no request is in flight, and gives its mark then; `None` if it is not written to, or is a
     /// block device, which has none. Nothing is written to it after this until a request comes.
     ///

@@ -733,3 +733,66 @@ mod discards_that_take_long {
         });
     }
 }
+
+mod logs {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::super::block_set::BlockSet;
+    use super::super::drive::Drive;
+    use super::super::open_disk::OpenDisk;
+    use super::*;
+    use crate::spec::DiskSpec;
+
+    /// A copy ends while the next one begins, on another thread, and that one misses no write.
+    #[test]
+    fn reader_that_is_dropped_ends_no_log_that_has_begun_meanwhile() {
+        const LEN: u64 = 1 << 20;
+        const ROUNDS: u64 = 30_000;
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(LEN).unwrap();
+        let drive =
+            Arc::new(Drive::new(OpenDisk::open(&DiskSpec::new(image.path())).unwrap(), image.path(), false));
+        let mut engine = drive.make_engine(EngineKind::Sync)().unwrap();
+        let (memory, _) = testing::memory(1 << 20);
+        engine.attach(DONE, &memory);
+        let round = AtomicU64::new(0);
+        let wait_for = |number| {
+            while round.load(Ordering::SeqCst) < number {
+                std::thread::yield_now();
+            }
+        };
+        std::thread::scope(|scope| {
+            let (begun, begins) = std::sync::mpsc::sync_channel(1);
+            let (drive, wait_for) = (&drive, &wait_for);
+            scope.spawn(move || {
+                for number in 1..=ROUNDS {
+                    wait_for(number);
+                    if begun.send(drive.log_writes(LEN)).is_err() {
+                        return;
+                    }
+                }
+            });
+            for number in 1..=ROUNDS {
+                let first = drive.log_writes(LEN);
+                round.store(number, Ordering::SeqCst);
+                // At any moment of the other's begin.
+                (0..number % 64).for_each(|_| std::hint::spin_loop());
+                drop(first);
+                let second = begins.recv().unwrap();
+                engine.submit(
+                    0,
+                    Operation::WriteZeroes { unmap: false },
+                    Extent { offset: 0, len: 512 },
+                    &[],
+                );
+                engine.drain().unwrap();
+                engine.completed().unwrap().result.unwrap();
+                let mut written = BlockSet::new(LEN);
+                second.take_to(&mut written);
+                // The other thread waits for a round that does not come if this fails.
+                round.store(if written.is_empty() { ROUNDS } else { number }, Ordering::SeqCst);
+                assert!(!written.is_empty(), "{number}");
+            }
+        });
+    }
+}

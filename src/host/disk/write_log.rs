@@ -1,11 +1,11 @@
 //! A log of what is written to a disk while it is copied: which blocks a guest has written, discarded or zeroed.
 //!
-//! A block is in the log when its operation has ended, whatever came of it, and not when it begins. Who copies takes the log first and
-//! reads then: what lands behind the read ends behind it as well, and is in the log for the next time. A mark at the beginning could be
-//! taken before the bytes have landed, which would be lost.
+//! A block is logged when its operation completes, whether it succeeded or not, and not when it is submitted. The copier empties the log
+//! before it reads, so a write that completes after the read is in the next round. A block that was logged at submission could be taken
+//! from the log before its bytes have landed, and they would be lost.
 //!
-//! Engines know at any time what they have in flight, so that the log can be switched on amid of it. While it is off they pay for that, a
-//! word or two in a table, and for one look at a flag when an operation ends: no call to the host, and no memory.
+//! Engines know at any time what they have in flight, so the log can be switched on while requests are. While it is off, it costs them a
+//! word or two in a table for each request, and a look at a flag when one completes: no call to the host, and no memory.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -21,23 +21,30 @@ use super::block_set::{BlockSet, SharedBlockSet};
 
 /// The log of a drive, which its engines write to while somebody reads it.
 #[derive(Debug, Default)]
-pub(super) struct WriteLog {
+pub(super) struct DiskWriteLog {
+    /// Whether there is one, for engines to look at without the lock. Stored with it held for writing.
     is_on: AtomicBool,
     written: RwLock<Option<Arc<SharedBlockSet>>>,
 }
 
-impl WriteLog {
+impl DiskWriteLog {
     /// Begins one of a disk of `len` bytes, in place of the one before.
     pub(super) fn begin(self: &Arc<Self>, len: u64) -> LogReader {
         let written = Arc::new(SharedBlockSet::new(len));
-        self.set(Some(written.clone()));
+        let mut own = self.written.write().unwrap_or_else(PoisonError::into_inner);
+        *own = Some(written.clone());
+        self.is_on.store(true, Ordering::SeqCst);
+        drop(own);
         LogReader { log: self.clone(), written }
     }
 
-    fn set(&self, written: Option<Arc<SharedBlockSet>>) {
-        let is_on = written.is_some();
-        *self.written.write().unwrap_or_else(PoisonError::into_inner) = written;
-        self.is_on.store(is_on, Ordering::SeqCst);
+    /// Ends that of a reader, unless another one has begun since.
+    fn end(&self, reader: &Arc<SharedBlockSet>) {
+        let mut own = self.written.write().unwrap_or_else(PoisonError::into_inner);
+        if own.as_ref().is_some_and(|own| Arc::ptr_eq(own, reader)) {
+            *own = None;
+            self.is_on.store(false, Ordering::SeqCst);
+        }
     }
 
     /// An operation on these bytes has ended.
@@ -48,17 +55,12 @@ impl WriteLog {
             written.add(extent);
         }
     }
-
-    fn is_of(&self, reader: &Arc<SharedBlockSet>) -> bool {
-        let written = self.written.read().unwrap_or_else(PoisonError::into_inner);
-        written.as_ref().is_some_and(|own| Arc::ptr_eq(own, reader))
-    }
 }
 
 /// Who reads a log: dropped, it is switched off.
 #[derive(Debug)]
 pub(super) struct LogReader {
-    log: Arc<WriteLog>,
+    log: Arc<DiskWriteLog>,
     written: Arc<SharedBlockSet>,
 }
 
@@ -71,9 +73,7 @@ impl LogReader {
 
 impl Drop for LogReader {
     fn drop(&mut self) {
-        if self.log.is_of(&self.written) {
-            self.log.set(None);
-        }
+        self.log.end(&self.written);
     }
 }
 
@@ -81,13 +81,13 @@ impl Drop for LogReader {
 #[derive(Debug)]
 pub(super) struct LoggedEngine {
     engine: AnyEngine,
-    log: Arc<WriteLog>,
+    log: Arc<DiskWriteLog>,
     /// What is in flight and changes the disk, by tag.
     in_flight: Vec<Option<Extent>>,
 }
 
 impl LoggedEngine {
-    pub(super) fn new(engine: AnyEngine, log: Arc<WriteLog>) -> Self {
+    pub(super) fn new(engine: AnyEngine, log: Arc<DiskWriteLog>) -> Self {
         LoggedEngine { engine, log, in_flight: Vec::new() }
     }
 
@@ -197,14 +197,14 @@ mod tests {
     }
 
     struct Rig {
-        log: Arc<WriteLog>,
+        log: Arc<DiskWriteLog>,
         engine: LoggedEngine,
         ends: Arc<Mutex<VecDeque<Completion>>>,
     }
 
     impl Rig {
         fn new() -> Self {
-            let (log, ends) = (Arc::new(WriteLog::default()), Arc::default());
+            let (log, ends) = (Arc::new(DiskWriteLog::default()), Arc::default());
             let engine = LoggedEngine::new(Box::new(Slow(Arc::clone(&ends))), log.clone());
             Rig { log, engine, ends }
         }

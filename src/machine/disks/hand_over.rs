@@ -24,10 +24,17 @@ impl Disks {
         })
     }
 
+    /// Brings to the medium what the guest has written so far to those of which `of` says so, while it writes on.
+    pub(in crate::machine) fn sync(&self, of: impl Fn(usize) -> bool) -> Result<(), SaveError> {
+        self.writable().filter(|(index, ..)| of(*index)).try_for_each(|(_, disk, drive)| {
+            drive.medium().sync().map_err(|source| SaveError::Disk { id: disk.id.clone(), source })
+        })
+    }
+
     /// Lets another process have those of which `goes` says so. The machine rests.
     pub(in crate::machine) fn release(&self, goes: impl Fn(usize) -> bool) -> Result<(), SaveError> {
         self.writable().filter(|(index, ..)| goes(*index)).try_for_each(|(_, disk, drive)| {
-            // Nobody is amid growing it.
+            // Nobody grows it meanwhile.
             let _one = locked(&disk.change);
             let released = drive.medium().release();
             released.map_err(|source| SaveError::Disk { id: disk.id.clone(), source })

@@ -186,7 +186,7 @@ impl<'a> RunningBoot<'a> {
                 self.resume(answer);
             }
             Command::Stats(answer) => reply(&answer, self.boot.stats()),
-            Command::Save(answer) => self.save(answer),
+            Command::Save(copied, answer) => self.save(copied, answer),
             Command::EndSaved(saved, answer) => return self.end_saved(&saved, &answer),
             Command::Spec(answer) => reply(&answer, current_spec(self.resources)),
             Command::Revert(_, answer) if self.leaving => reply(&answer, Err(RevertError::Migrating)),
@@ -277,14 +277,14 @@ impl<'a> RunningBoot<'a> {
         resume(self.boot);
     }
 
-    fn save(&self, answer: Sender<Result<SavedParts, SaveError>>) {
+    fn save(&self, copied: Vec<usize>, answer: Sender<Result<SavedParts, SaveError>>) {
         let PauseState::Paused(paused) = &self.pause else {
             return reply(&answer, Err(SaveError::NotPaused));
         };
         let (boot, paused) = (self.boot.clone(), Arc::downgrade(paused));
         let (resources, spec) = (self.resources.clone(), current_spec(self.resources));
         self.supervisor.blocking.run(&self.supervisor.sender, move || {
-            let saved = boot.save(paused.clone(), spec, &resources.files.drives);
+            let saved = boot.save(paused.clone(), spec, &resources.files.drives, &copied);
             // A resume that came meanwhile is the reason to tell, not the first component that is at work.
             reply(&answer, if paused.strong_count() > 0 { saved } else { Err(SaveError::Resumed) });
             Event::Saved

@@ -5,6 +5,7 @@ mod doorbell;
 mod hanging;
 
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,15 +13,17 @@ use devices::irq::MsiAllocator;
 use devices::pci::FunctionAddress;
 use devices::pci::bar::BarKind;
 use devices::pci::testing::Scratch;
+use diskimage::Format;
 use tiny_guest::Guest;
 use virtio::console::Backend;
 use virtio::transport::Platform;
 
 use super::pci::{self, Placed};
+use super::precopy::{Copy, FileSink};
 use super::resources::Resources;
 use super::run_resources::RunResources;
-use super::{Exit, Machine, MakeFunctions, ResizeError, StartError};
-use crate::spec::Spec;
+use super::{CopyLimits, CopyProgress, Exit, Machine, MakeFunctions, ResizeError, StartError};
+use crate::spec::{DiskSpec, Spec};
 use doorbell::Doorbell;
 
 /// A machine that takes longer than this hangs.
@@ -106,6 +109,45 @@ fn a_disk_that_grows_is_resized_while_its_machine_runs() {
     machine.kill();
     machine.wait_for(LIMIT).unwrap();
     assert!(matches!(controls.resize_disk("vda"), Err(ResizeError::Ended)));
+}
+
+/// What the guest has written waits for the host's medium before the pause; and for nothing if its disk is copied.
+#[test]
+fn pause_of_a_copy_brings_little_to_the_medium_and_nothing_of_copied_disks() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut spec = Spec::new(Guest::PowerButton.write(folder.path()).unwrap()).with_mem("4".parse().unwrap());
+    for name in ["vda.raw", "vdb.raw", "vdc.qcow2"] {
+        let image = folder.path().join(name);
+        let file = std::fs::File::options().create_new(true).read(true).write(true).open(&image).unwrap();
+        let format = if name.ends_with("raw") { Format::Raw } else { Format::Qcow2 };
+        diskimage::create(&file, &image, &diskimage::CreateOptions::new(format, 1 << 20)).unwrap();
+        spec = spec.with_disk(DiskSpec::new(image));
+    }
+    let machine = Machine::start(&spec, Box::new(io::sink())).unwrap();
+    let controls = machine.controls();
+    let counted = || -> Vec<_> {
+        controls.disks.written().map(|(.., drive)| drive.medium().syncs_and_flushes()).collect()
+    };
+    let before = counted();
+    let (memory, copied) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    memory.set_len(4 << 20).unwrap();
+    let (mut sink, mut copy) = (FileSink::new(&memory), Copy::begin(&controls).unwrap());
+    sink.add_disk(0, copied);
+    let (index, id, drive) = controls.disks.written().next().unwrap();
+    copy.add_disk(index, id, &drive).unwrap();
+    let mut watch = |_: &CopyProgress| ControlFlow::Continue(());
+    let paused = copy.run(&mut sink, CopyLimits::default(), LIMIT, &mut watch).unwrap();
+    let marks: Vec<_> = paused.parts().marks.iter().map(Option::is_some).collect();
+    assert_eq!(marks, [false, true, true]);
+    let rounds = u64::from(paused.go_on().unwrap().1.rounds);
+    let since: Vec<_> =
+        counted().iter().zip(&before).map(|(now, then)| [now[0] - then[0], now[1] - then[1]]).collect();
+    assert_eq!(since[0], [0, 0]);
+    // Once for each round that was not in the pause.
+    assert_eq!(since[1], [rounds - 1, 1]);
+    assert_eq!(since[2][0], rounds - 1);
+    machine.kill();
+    machine.wait_for(LIMIT).unwrap();
 }
 
 #[test]

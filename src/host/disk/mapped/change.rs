@@ -218,6 +218,39 @@ impl ImageDisk {
         Ok((place == Place::Zero, found.min(length)))
     }
 
+    /// Reads the disk as its engine does, by direct I/O where that has it; fewer bytes at the end of a piece.
+    ///
+    /// # Errors
+    /// A file cannot be read, or the image is broken.
+    pub(in super::super) fn read_as_engine(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let wanted = self.length().saturating_sub(offset).min(buffer.len() as u64);
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let (place, found) = self.source(offset, wanted)?;
+        let found = usize::try_from(found.min(wanted)).map_err(io::Error::other)?;
+        let piece = buffer.get_mut(..found).unwrap_or_default();
+        match place {
+            Place::File { file, offset } => {
+                self.files().get(file).ok_or(io::ErrorKind::NotFound)?.read_current(piece, offset)
+            }
+            Place::Zero => {
+                piece.fill(0);
+                Ok(found)
+            }
+            Place::Packed => self.read_at(piece, offset),
+        }
+    }
+
+    /// Where the bytes at `offset` are in the top file.
+    #[cfg(test)]
+    pub(in super::super) fn offset_in_top(&self, offset: u64) -> Option<u64> {
+        match self.find(offset, 1).unwrap().0 {
+            Place::File { file: 0, offset } => Some(offset),
+            _ => None,
+        }
+    }
+
     /// Where the piece at `offset` is for a read, and how many of `length` bytes are there.
     pub(super) fn source(&self, offset: u64, length: u64) -> io::Result<(Place, u64)> {
         let (place, found) = self.find(offset, length)?;
