@@ -302,7 +302,8 @@ fn every_route_answers_as_it_says() {
             continue;
         }
         let body = match (route.method, route.path) {
-            ("PUT", _) => "{\"mib\":1}",
+            ("PUT", "/v1/balloon") => "{\"mib\":1}",
+            ("PUT", "/v1/console/size") => "{\"columns\":80,\"rows\":24}",
             (_, "/v1/nets/{id}/forwards") => "{\"forward\":\"0:22\"}",
             ("PATCH", "/v1/disks/{id}") => "{\"size\":\"+1G\"}",
             (_, "/v1/disks/{id}/insert") => "{\"path\":\"/dev/null\"}",
