@@ -60,7 +60,7 @@ mod tests {
         );
         let told = |spec: &Spec| String::from_utf8_lossy(&tables(spec).unwrap()).into_owned();
         assert!(told(&spec(&["/a:/b"])).contains(
-            "\0io.systemd.credential.binary:fstab.extra=c2hhcmUwIC9iIHZpcnRpb2ZzIG5vZmFpbCAwIDAK\0"
+            "\u{1}io.systemd.credential.binary:fstab.extra=c2hhcmUwIC9iIHZpcnRpb2ZzIG5vZmFpbCAwIDAK\0"
         ));
         assert!(!told(&spec(&["/a"])).contains("systemd"));
     }
