@@ -46,7 +46,10 @@ fuzz_target!(|input: &[u8]| {
         }
         let (bytes, room) = match what % 16 {
             12 => (request(26, 1, 0, &init(u32::from(31 + a % 16), u32::from(b) << (c % 17))), 80),
-            _ => (request(u32::from(a % 56), a.into(), u64::from(b % 6), &body(b, c)), 16 + usize::from(c % 4096)),
+            _ => (
+                request(u32::from(a % 56), a.into(), u64::from(b % 6), &body(b, c)),
+                16 + usize::from(c % 4096),
+            ),
         };
         guest.add(queue, &[&bytes], &[room]);
         guest.kick(queue);

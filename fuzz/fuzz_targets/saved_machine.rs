@@ -102,8 +102,7 @@ fn overwritten(input: &[u8]) -> (Vec<u8>, Vec<u8>) {
 fuzz_target!(|input: &[u8]| {
     let Some((flags, input)) = input.split_first() else { return };
     let begin = Instant::now();
-    let (manifest, mut state) =
-        if flags & RAW != 0 { overwritten(input) } else { changed(*flags, input) };
+    let (manifest, mut state) = if flags & RAW != 0 { overwritten(input) } else { changed(*flags, input) };
     if flags & CUT != 0 {
         state.truncate(state.len() * input.len() / 256);
     }
