@@ -167,9 +167,8 @@ impl Share {
                 let next = word(&mut chance);
                 end = put(end, &next.to_le_bytes());
             }
-            let names: [&[u8]; 8] = [
-                b"..\0", b".\0", b"../secret\0", b"/etc/passwd\0", b"a\0", b"out\0", b"\0", b"no end",
-            ];
+            let names: [&[u8]; 8] =
+                [b"..\0", b".\0", b"../secret\0", b"/etc/passwd\0", b"a\0", b"out\0", b"\0", b"no end"];
             let name = chance.of(&names);
             end = put(end, name);
             end = put(end, chance.of(&names));
