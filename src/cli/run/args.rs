@@ -50,6 +50,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "SEC", value_parser = clap::value_parser!(u32).range(1..))]
     pub timeout: Option<u32>,
     /// Give up if it is not up by then [default: 60]
+    ///
+    /// That is until the guest waits for its command. The time of the command itself is limited by `--timeout`.
     #[arg(long, value_name = "SEC", hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub boot_timeout: Option<u32>,
     /// Keep the booted guest as NAME for later runs
