@@ -23,7 +23,7 @@ use crate::host::disk::{DiskMark, Drive, OpenDisk};
 use crate::kvm::KvmDevice;
 use crate::kvm::memory::frozen_memfd;
 use crate::saved::SavedMachine;
-use crate::spec::{DiskSpec, NetLink, Spec};
+use crate::spec::{DiskSpec, MemBacking, NetLink, Spec};
 
 /// A machine that was frozen in the midst of its work, from which others go on where it was: a guest is booted and warmed up once,
 /// and each clone of it is there in a millisecond or two. Clones of a template are of the same one.
@@ -351,7 +351,6 @@ impl Template {
         configure: impl FnOnce(MachineBuilder) -> MachineBuilder,
     ) -> Result<Machine, StartError> {
         let Frozen { spec, restore, files, disks, kvm, takes_commands: _ } = &*self.0;
-        let progress = Progress::default();
         let drives = spec.disk.iter().zip(disks).map(|(disk, frozen)| {
             let open = frozen.open(disk)?;
             Ok(Arc::new(Drive::new(open, disk.image(), disk.is_removable())))
@@ -362,11 +361,13 @@ impl Template {
             Some(ports) => with_streams(builder, ports),
             None => builder,
         };
+        // What the memory's reader says is heard by whoever waits for the start.
+        let progress = builder.run_resources.progress.clone();
         let restore = restore.clone().with_clock(builder.run_resources.clock.unwrap_or_default());
         let mut prepared = Prepared::saved(open, restore.clone(), &progress);
         let beginning = Beginning::new(kvm, spec, Origin::State(restore), &progress)?;
         prepared.beginning = Some((kvm.clone(), beginning));
-        prepared.in_place = true;
+        prepared.in_place = is_in_place(spec);
         builder.prepared(prepared).start()
     }
 }
@@ -404,6 +405,11 @@ fn freeze_disks(
     spec.disk.iter().enumerate().map(freeze).collect()
 }
 
+/// Whether nothing that a clone waits for is left to the host: its memory is mapped, and not read.
+fn is_in_place(spec: &Spec) -> bool {
+    matches!(spec.mem_backing(), MemBacking::Anonymous)
+}
+
 /// The image on top of those that have a name. An overlay of a disk with `snapshot` need not be there.
 fn top(disk: &DiskSpec) -> &Path {
     disk.overlay.as_deref().filter(|overlay| overlay.exists()).unwrap_or(&disk.path)
@@ -428,5 +434,17 @@ impl FrozenDisk {
         } else {
             Err(StartError::DiskChanged { path: top(spec).into() })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_a_clone_reads_is_read_with_a_limit() {
+        let spec = Spec::new("vmlinuz");
+        assert!(is_in_place(&spec));
+        assert!(!is_in_place(&Spec { mem_backing: Some(MemBacking::Memfd), ..spec }));
     }
 }
