@@ -169,7 +169,10 @@ mod tests {
         assert_eq!(NestedState::of(&buffer, 0).unwrap(), None);
         buffer.hdr.vmx.vmxon_pa = 0x1000;
         let error = NestedState::of(&buffer, 0).unwrap_err().to_string();
-        assert!(error.contains("virtual machines of its own") && error.contains("rmmod kvm_intel"), "{error}");
+        assert!(
+            error.contains("virtual machines of its own") && error.contains("rmmod kvm_intel"),
+            "{error}"
+        );
         buffer.format = u16::try_from(KVM_STATE_NESTED_FORMAT_SVM).unwrap();
         assert_eq!(NestedState::of(&buffer, 0).unwrap(), None);
         assert!(NestedState::of(&buffer, EFER_SVME).unwrap().is_some());
