@@ -10,7 +10,7 @@ use std::time::Duration;
 #[cfg(doc)]
 use super::GuestClock;
 use super::boot_once::{Beginning, Origin};
-use super::commands::{self, CommandPorts, InitLines, Missed, Said};
+use super::commands::{self, CommandPorts, InitLines, Missed, MorePorts, Said};
 use super::controls::Controls;
 use super::deadline::Progress;
 use super::files::{OpenFiles, Prepared, Restore};
@@ -73,6 +73,7 @@ struct Frozen {
     kvm: Arc<KvmDevice>,
     /// Its guest waits for a command, and has the ports for that.
     takes_commands: bool,
+    more_ports: MorePorts,
 }
 
 /// A disk of a frozen machine.
@@ -249,6 +250,7 @@ impl Template {
     pub fn from_saved(saved: SavedMachine) -> Result<Self, FreezeError> {
         let takes_commands = saved.takes_commands();
         let (spec, restore) = saved.into_parts();
+        let more_ports = MorePorts::of_saved(&restore.state);
         let spec = cloneable(spec.settled().map_err(StartError::from)?)?;
         restore.check_size(&spec).map_err(StartError::from)?;
         let without_disks = Spec { disk: Vec::new(), ..spec.clone() };
@@ -262,6 +264,7 @@ impl Template {
             disks,
             kvm,
             takes_commands,
+            more_ports,
         })))
     }
 
@@ -280,7 +283,15 @@ impl Template {
         }
         let (restore, disks) = Self::take(controls, limit, &spec, &files)?;
         let (files, takes_commands) = (files.with_drives(Vec::new()), streams == Streams::OfCommands);
-        Ok(Template(Arc::new(Frozen { spec, restore, files, disks, kvm, takes_commands })))
+        Ok(Template(Arc::new(Frozen {
+            spec,
+            restore,
+            files,
+            disks,
+            kvm,
+            takes_commands,
+            more_ports: MorePorts::default(),
+        })))
     }
 
     /// Takes state, memory and disks of a machine, which rests then.
@@ -335,7 +346,7 @@ impl Template {
         configure: impl FnOnce(MachineBuilder) -> MachineBuilder,
     ) -> Result<Machine, StartError> {
         // Nobody gives it a command.
-        let ports = self.0.takes_commands.then(CommandPorts::new);
+        let ports = self.0.takes_commands.then(|| self.command_ports());
         self.spawn_on(ports.as_ref(), configure)
     }
 
@@ -344,13 +355,18 @@ impl Template {
         self.0.takes_commands
     }
 
+    /// Ports for a clone.
+    pub(super) fn command_ports(&self) -> CommandPorts {
+        CommandPorts::with(self.0.more_ports)
+    }
+
     /// The same with these ports, if its guest has any.
     pub(super) fn spawn_on(
         &self,
         ports: Option<&CommandPorts>,
         configure: impl FnOnce(MachineBuilder) -> MachineBuilder,
     ) -> Result<Machine, StartError> {
-        let Frozen { spec, restore, files, disks, kvm, takes_commands: _ } = &*self.0;
+        let Frozen { spec, restore, files, disks, kvm, .. } = &*self.0;
         let drives = spec.disk.iter().zip(disks).map(|(disk, frozen)| {
             let open = frozen.open(disk)?;
             Ok(Arc::new(Drive::new(open, disk.image(), disk.is_removable())))
