@@ -182,7 +182,11 @@ fn disks_of_which_a_killed_revert_exchanged_some_are_put_back_before_they_run() 
     let first = bench.snapshot("first");
     let set_marks = |names: &[&str]| {
         for name in names {
-            fs::write(bench.path(&format!(".{name}.exchange")), first.to_str().unwrap()).unwrap();
+            // The folder, and which files the old and the new image are: here both the one that is there.
+            let file = fs::metadata(bench.path(name)).unwrap();
+            let is = format!("{} {} {} {}\n", file.ino(), file.len(), file.mtime(), file.mtime_nsec());
+            let text = format!("{}\0{is}{is}", first.display());
+            fs::write(bench.path(&format!(".{name}.exchange")), text).unwrap();
         }
     };
     let start_one = ["--kernel", "kernel", "--mem", "16", "--disk", "second.raw", "--net", "none"];

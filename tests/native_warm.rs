@@ -15,6 +15,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use minivmm::{GuestCommand, SavedMachine, Template};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -350,4 +351,18 @@ fn what_many_runs_cannot_have_at_once_is_refused() {
     let out = nowhere.env_remove("XDG_STATE_HOME").env_remove("HOME").output().unwrap();
     is(&out, 125, "");
     assert!(said(&out).contains("no place for warm machines"), "{}", said(&out));
+}
+
+#[test]
+fn machine_of_a_run_with_a_terminal_or_files_is_a_template_as_well() {
+    for options in [&[][..], &["-t"], &["--out", "left"], &["-t", "--out", "more"]] {
+        let home = Home::new();
+        // It is kept before the command begins, whatever becomes of that.
+        let out = home.warm_run(&[options, &["--timeout", "5"]].concat(), &["say", "hello"]);
+        assert!(said(&out).contains(SAVED), "{options:?}: {}", said(&out));
+        let template = Template::from_saved(SavedMachine::open(home.warm()).unwrap()).unwrap();
+        let command = GuestCommand::new(["say", "hello"]);
+        let output = template.exec(&command, Duration::from_secs(300)).unwrap();
+        assert_eq!((output.status, &*output.stdout), (0, &b"hello\n"[..]), "{options:?}");
+    }
 }

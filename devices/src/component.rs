@@ -124,6 +124,17 @@ pub enum StateError {
         /// What this host lacks.
         reason: String,
     },
+    /// Valid, but of a machine with a network of another kind.
+    #[error(
+        "{name} cannot go on with this network: {reason}; give it a network of the kind that it had, such as another TAP with `--net \
+         tap=NAME`, or boot the machine anew"
+    )]
+    Network {
+        /// The interface.
+        name: String,
+        /// What differs.
+        reason: String,
+    },
     /// No component can be in this state.
     #[error(
         "the saved state of {kind} is damaged: {reason}; use another copy of it, or save the machine again"

@@ -35,7 +35,7 @@ pub struct ReceiveArgs {
     pub timeout: Option<Duration>,
     /// Where disks go that come with it
     ///
-    /// `minivmm migrate --with-disks` sends them. They become new raw images in this folder, such as vda.raw; nothing is replaced, and they are gone
+    /// `minivmm migrate --with-disks` sends them. They become new raw images in this folder, which is there already, such as vda.raw; nothing is replaced, and they are gone
     /// unless the machine comes to run.
     #[arg(long, value_name = "FOLDER")]
     pub disks: Option<PathBuf>,

@@ -22,7 +22,7 @@ use crate::host::terminal::{RestoreGuard, Terminal};
 use crate::machine::deadline::Progress;
 use crate::machine::files::Prepared;
 use crate::machine::{BoundForward, ConsoleInput, Controls, Exit, Machine};
-use crate::migration::Leave;
+use crate::migration::{Leave, remove_received};
 use crate::spec::Spec;
 
 /// How long a guest may take to shut down after a signal; systemd gives a service the same.
@@ -126,6 +126,7 @@ impl Start {
             }
             self.progress.interrupt();
             wait_until_abandoned(signals);
+            remove_received();
             std::process::exit(128 + self.interrupted().unwrap_or_default());
         }
     }
@@ -324,6 +325,7 @@ impl Session {
         let text = "the machine has not ended yet, and is left to the kernel";
         self.notice(text);
         self.service.report_ended(text);
+        remove_received();
         std::process::exit(128 + number);
     }
 

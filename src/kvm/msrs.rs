@@ -35,7 +35,7 @@ const AT_ONCE: usize = 200;
 const MOST_SAVED: usize = 4096;
 
 /// IA32_FEATURE_CONTROL (Intel SDM vol. 3 §25.7): it locks VMX on or off.
-pub(super) const FEATURE_CONTROL: u32 = 0x3a;
+const FEATURE_CONTROL: u32 = 0x3a;
 
 /// Registers that a host may refuse to take back.
 const MAY_BE_REFUSED: [(u32, &str); 1] = [

@@ -2,8 +2,12 @@
 //! whether interrupts are held back from it, and, while it is in such a guest, the control block of that.
 //!
 //! KVM wants it back behind the system registers, which allow virtualization (EFER.SVME) and are those of the inner guest while that runs.
-//! What the inner guest's control block says is checked by KVM as it checks what a guest gives to VMRUN or VMLAUNCH; here it is checked
+//! What the inner guest's control block says is checked by KVM as it checks what a guest gives to VMRUN; here it is checked
 //! that it is as long as it says, and of this host's kind.
+//!
+//! Only AMD's is kept. On Intel, KVM writes no capability MSR of VMX (0x480 to 0x491) while VMX is on, not even with the value that it has, and
+//! takes the state of a guest of a guest only behind them: as long as that order has not been tried there, a guest that has switched VMX on
+//! is refused when it is saved, while it still runs.
 
 use devices::component::{StateError, hex};
 use kvm_bindings::nested::KvmNestedStateBuffer;
@@ -34,12 +38,17 @@ pub(super) struct NestedState(#[serde(with = "hex")] Vec<u8>);
 impl NestedState {
     /// That of a guest that has switched its virtualization on; `efer` is its own. One that has not can go on at a host without.
     pub(super) fn read(fd: &VcpuFd, efer: u64) -> Result<Option<Self>, StateError> {
-        let buffer = get(fd)?;
-        let is_on = match u32::from(buffer.format) {
-            KVM_STATE_NESTED_FORMAT_SVM => efer & EFER_SVME != 0,
+        Self::of(&get(fd)?, efer)
+    }
+
+    /// That in what KVM gives.
+    fn of(buffer: &KvmNestedStateBuffer, efer: u64) -> Result<Option<Self>, StateError> {
+        if u32::from(buffer.format) != KVM_STATE_NESTED_FORMAT_SVM {
             // SAFETY: each bit pattern is a valid header of VMX, and KVM says that it has written one.
-            _ => (unsafe { buffer.hdr.vmx.vmxon_pa }) != u64::MAX,
-        };
+            let is_on = (unsafe { buffer.hdr.vmx.vmxon_pa }) != u64::MAX;
+            return if is_on { Err(StateError::refused(KIND, VMX)) } else { Ok(None) };
+        }
+        let is_on = efer & EFER_SVME != 0;
         let len = usize::try_from(buffer.size).unwrap_or(usize::MAX);
         let bytes = buffer.as_bytes().get(..len).filter(|bytes| bytes.len() >= HEADER);
         let bytes =
@@ -73,7 +82,8 @@ impl NestedState {
             return Err(damaged("an unknown flag"));
         }
         match u32::from(buffer.format) {
-            own if own == format => {}
+            // Nobody has saved another one.
+            KVM_STATE_NESTED_FORMAT_SVM if format == KVM_STATE_NESTED_FORMAT_SVM => {}
             KVM_STATE_NESTED_FORMAT_SVM | KVM_STATE_NESTED_FORMAT_VMX => return Err(lacks()),
             _ => return Err(damaged("an unknown format")),
         }
@@ -87,8 +97,12 @@ fn get(fd: &VcpuFd) -> Result<KvmNestedStateBuffer, StateError> {
     Ok(buffer)
 }
 
+/// Why a guest that has switched VMX on is not saved.
+const VMX: &str = "its guest runs virtual machines of its own, which can be saved on AMD processors only; end them in the guest \
+                   and unload what runs them there (`rmmod kvm_intel`)";
+
 fn lacks() -> StateError {
-    let reason = "its guest runs virtual machines of its own, which this host's KVM does not offer (parameter `nested` of kvm_intel and kvm_amd)";
+    let reason = "its guest runs virtual machines of its own, which this host's KVM does not offer (an AMD processor, and parameter `nested` of kvm_amd)";
     StateError::host(KIND, reason)
 }
 
@@ -139,7 +153,28 @@ mod tests {
                 "{error}"
             );
         }
+        // On Intel there is nobody to take one.
+        for format in [SVM, VMX] {
+            assert!(state(FULL, inside, format, FULL).checked(VMX, most).is_err());
+        }
         let text = serde_json::to_string(&state(HEADER, 0, SVM, HEADER)).unwrap();
         assert_eq!(serde_json::from_str::<NestedState>(&text).unwrap(), state(HEADER, 0, SVM, HEADER));
+    }
+    #[test]
+    fn guest_that_has_switched_vmx_on_is_refused_when_it_is_saved() {
+        let mut buffer = KvmNestedStateBuffer::empty();
+        buffer.format = u16::try_from(KVM_STATE_NESTED_FORMAT_VMX).unwrap();
+        buffer.size = u32::try_from(HEADER).unwrap();
+        buffer.hdr.vmx.vmxon_pa = u64::MAX;
+        assert_eq!(NestedState::of(&buffer, 0).unwrap(), None);
+        buffer.hdr.vmx.vmxon_pa = 0x1000;
+        let error = NestedState::of(&buffer, 0).unwrap_err().to_string();
+        assert!(
+            error.contains("virtual machines of its own") && error.contains("rmmod kvm_intel"),
+            "{error}"
+        );
+        buffer.format = u16::try_from(KVM_STATE_NESTED_FORMAT_SVM).unwrap();
+        assert_eq!(NestedState::of(&buffer, 0).unwrap(), None);
+        assert!(NestedState::of(&buffer, EFER_SVME).unwrap().is_some());
     }
 }

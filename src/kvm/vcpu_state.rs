@@ -20,7 +20,7 @@ use vmm_sys_util::{ioctl::ioctl_with_ref, ioctl_iow_nr};
 use super::baseline::{CpuBaseline, CpuMismatch};
 use super::clocks::{Clocks, ticks};
 use super::cpuid;
-use super::msrs::{self, FEATURE_CONTROL, TSC, TSC_DEADLINE};
+use super::msrs::{self, TSC, TSC_DEADLINE};
 use super::nested::NestedState;
 use super::raw::Raw;
 use super::vcpu::Vcpu;
@@ -167,8 +167,6 @@ impl Vcpu {
         fd.set_regs(&state.regs.0).map_err(refused("take the registers"))?;
         fd.set_sregs(&state.sregs.0).map_err(refused("take the system registers"))?;
         if let Some(nested) = &state.nested {
-            // VMX is not switched on without it.
-            self.put_msrs(&msrs_of(state, FEATURE_CONTROL))?;
             nested.write(fd, self.host().nested_len())?;
         }
         if let Some(Raw(xcrs)) = &state.xcrs {

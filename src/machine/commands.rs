@@ -22,12 +22,15 @@ use devices::console::ByteQueue;
 use virtio::console::TerminalSize;
 
 use super::run_resources::StreamPort;
+use super::saved::SavedState;
 use super::{Exit, Machine};
 
 /// Size of a buffer; when it is full the writer waits. Memory is allocated as bytes come.
 const CAPACITY: usize = 1 << 20;
 /// Most bytes of a line from init.
 const LINE_MAX: usize = 256;
+/// Name of the port for the command's files.
+const FILES: &str = "minivmm.files";
 /// Tells init that nobody reads a stream any more.
 pub(crate) const READER_CLOSED: &[u8] = b"\n";
 
@@ -49,7 +52,34 @@ pub(crate) struct CommandPorts {
     pub(crate) terminal: Option<[Arc<ByteQueue>; 2]>,
 }
 
+/// What a guest that waits for a command has besides: that of a run with `--out` or `--tty`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct MorePorts {
+    files: bool,
+    terminal: bool,
+}
+
+impl MorePorts {
+    /// Those of a saved machine.
+    pub(super) fn of_saved(saved: &SavedState) -> Self {
+        let ports =
+            saved.states().filter_map(|(_, state)| state.data.pointer("/device/data/ports")?.as_array());
+        let names: Vec<_> = ports.flatten().filter_map(|port| port.get("name")).collect();
+        MorePorts {
+            files: names.iter().any(|name| name.as_str() == Some(FILES)),
+            // The first console is the machine's.
+            terminal: names.iter().filter(|name| name.is_null()).count() > 1,
+        }
+    }
+}
+
 impl CommandPorts {
+    /// For a guest that has these.
+    pub(super) fn with(more: MorePorts) -> Self {
+        let ports = if more.files { Self::new().with_files() } else { Self::new() };
+        if more.terminal { ports.with_terminal() } else { ports }
+    }
+
     pub(crate) fn new() -> Self {
         let queue = |capacity| Arc::new(ByteQueue::new(capacity));
         let pair = |capacity| [queue(capacity), queue(capacity)];
@@ -90,9 +120,7 @@ impl CommandPorts {
             // Nothing comes from there.
             port("minivmm.in", &self.input, &Arc::new(ByteQueue::new(1))),
         ];
-        ports.extend(
-            self.files.as_ref().map(|files| port("minivmm.files", &Arc::new(ByteQueue::new(1)), files)),
-        );
+        ports.extend(self.files.as_ref().map(|files| port(FILES, &Arc::new(ByteQueue::new(1)), files)));
         ports.extend(self.terminal.as_ref().map(|[input, output]| StreamPort {
             name: None,
             input: input.clone(),

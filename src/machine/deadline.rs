@@ -73,7 +73,7 @@ impl Progress {
     }
 
     /// Whether nobody wants the result.
-    pub(super) fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.0.stop.load(Ordering::Acquire)
     }
 

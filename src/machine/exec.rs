@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::commands::{self, CommandPorts, InitLines, Missed, Said, Task, is_variable};
+use super::commands::{self, InitLines, Missed, Said, Task, is_variable};
 use super::template::Template;
 use super::{Exit, StartError};
 
@@ -178,7 +178,7 @@ impl Template {
         command.check()?;
         let GuestCommand { words, environment, input, most_output } = command;
         let token = commands::token().map_err(ExecError::Random)?;
-        let (ports, collect) = (CommandPorts::new(), || Collected {
+        let (ports, collect) = (self.command_ports(), || Collected {
             bytes: Vec::new(),
             token: token.clone().into_bytes(),
             most: *most_output,

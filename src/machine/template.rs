@@ -10,7 +10,7 @@ use std::time::Duration;
 #[cfg(doc)]
 use super::GuestClock;
 use super::boot_once::{Beginning, Origin};
-use super::commands::{self, CommandPorts, InitLines, Missed, Said};
+use super::commands::{self, CommandPorts, InitLines, Missed, MorePorts, Said};
 use super::controls::Controls;
 use super::deadline::Progress;
 use super::files::{OpenFiles, Prepared, Restore};
@@ -23,7 +23,7 @@ use crate::host::disk::{DiskMark, Drive, OpenDisk};
 use crate::kvm::KvmDevice;
 use crate::kvm::memory::frozen_memfd;
 use crate::saved::SavedMachine;
-use crate::spec::{DiskSpec, NetLink, Spec};
+use crate::spec::{DiskSpec, MemBacking, NetLink, Spec};
 
 /// A machine that was frozen in the midst of its work, from which others go on where it was: a guest is booted and warmed up once,
 /// and each clone of it is there in a millisecond or two. Clones of a template are of the same one.
@@ -73,6 +73,7 @@ struct Frozen {
     kvm: Arc<KvmDevice>,
     /// Its guest waits for a command, and has the ports for that.
     takes_commands: bool,
+    more_ports: MorePorts,
 }
 
 /// A disk of a frozen machine.
@@ -249,6 +250,7 @@ impl Template {
     pub fn from_saved(saved: SavedMachine) -> Result<Self, FreezeError> {
         let takes_commands = saved.takes_commands();
         let (spec, restore) = saved.into_parts();
+        let more_ports = MorePorts::of_saved(&restore.state);
         let spec = cloneable(spec.settled().map_err(StartError::from)?)?;
         restore.check_size(&spec).map_err(StartError::from)?;
         let without_disks = Spec { disk: Vec::new(), ..spec.clone() };
@@ -262,6 +264,7 @@ impl Template {
             disks,
             kvm,
             takes_commands,
+            more_ports,
         })))
     }
 
@@ -280,7 +283,15 @@ impl Template {
         }
         let (restore, disks) = Self::take(controls, limit, &spec, &files)?;
         let (files, takes_commands) = (files.with_drives(Vec::new()), streams == Streams::OfCommands);
-        Ok(Template(Arc::new(Frozen { spec, restore, files, disks, kvm, takes_commands })))
+        Ok(Template(Arc::new(Frozen {
+            spec,
+            restore,
+            files,
+            disks,
+            kvm,
+            takes_commands,
+            more_ports: MorePorts::default(),
+        })))
     }
 
     /// Takes state, memory and disks of a machine, which rests then.
@@ -335,7 +346,7 @@ impl Template {
         configure: impl FnOnce(MachineBuilder) -> MachineBuilder,
     ) -> Result<Machine, StartError> {
         // Nobody gives it a command.
-        let ports = self.0.takes_commands.then(CommandPorts::new);
+        let ports = self.0.takes_commands.then(|| self.command_ports());
         self.spawn_on(ports.as_ref(), configure)
     }
 
@@ -344,14 +355,18 @@ impl Template {
         self.0.takes_commands
     }
 
+    /// Ports for a clone.
+    pub(super) fn command_ports(&self) -> CommandPorts {
+        CommandPorts::with(self.0.more_ports)
+    }
+
     /// The same with these ports, if its guest has any.
     pub(super) fn spawn_on(
         &self,
         ports: Option<&CommandPorts>,
         configure: impl FnOnce(MachineBuilder) -> MachineBuilder,
     ) -> Result<Machine, StartError> {
-        let Frozen { spec, restore, files, disks, kvm, takes_commands: _ } = &*self.0;
-        let progress = Progress::default();
+        let Frozen { spec, restore, files, disks, kvm, .. } = &*self.0;
         let drives = spec.disk.iter().zip(disks).map(|(disk, frozen)| {
             let open = frozen.open(disk)?;
             Ok(Arc::new(Drive::new(open, disk.image(), disk.is_removable())))
@@ -362,11 +377,13 @@ impl Template {
             Some(ports) => with_streams(builder, ports),
             None => builder,
         };
+        // What the memory's reader says is heard by whoever waits for the start.
+        let progress = builder.run_resources.progress.clone();
         let restore = restore.clone().with_clock(builder.run_resources.clock.unwrap_or_default());
         let mut prepared = Prepared::saved(open, restore.clone(), &progress);
         let beginning = Beginning::new(kvm, spec, Origin::State(restore), &progress)?;
         prepared.beginning = Some((kvm.clone(), beginning));
-        prepared.in_place = true;
+        prepared.in_place = is_in_place(spec);
         builder.prepared(prepared).start()
     }
 }
@@ -404,6 +421,11 @@ fn freeze_disks(
     spec.disk.iter().enumerate().map(freeze).collect()
 }
 
+/// Whether nothing that a clone waits for is left to the host: its memory is mapped, and not read.
+fn is_in_place(spec: &Spec) -> bool {
+    matches!(spec.mem_backing(), MemBacking::Anonymous)
+}
+
 /// The image on top of those that have a name. An overlay of a disk with `snapshot` need not be there.
 fn top(disk: &DiskSpec) -> &Path {
     disk.overlay.as_deref().filter(|overlay| overlay.exists()).unwrap_or(&disk.path)
@@ -428,5 +450,17 @@ impl FrozenDisk {
         } else {
             Err(StartError::DiskChanged { path: top(spec).into() })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_a_clone_reads_is_read_with_a_limit() {
+        let spec = Spec::new("vmlinuz");
+        assert!(is_in_place(&spec));
+        assert!(!is_in_place(&Spec { mem_backing: Some(MemBacking::Memfd), ..spec }));
     }
 }

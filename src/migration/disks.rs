@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use diskimage::Format;
 use virtio::block::{Extent, SECTOR};
@@ -35,6 +36,18 @@ struct IncomingDisk {
 /// Copies that have their names. Dropped, they are gone.
 #[derive(Debug, Default)]
 pub(super) struct ReceivedDisks(Vec<PathBuf>);
+
+/// All of this process: nothing is dropped in one that exits at once.
+static RECEIVED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn received() -> MutexGuard<'static, Vec<PathBuf>> {
+    RECEIVED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes the disks of a machine that has not come to run. For a process that exits while others of its threads are stuck.
+pub(crate) fn remove_received() {
+    received().drain(..).for_each(|path| drop(fs::remove_file(path)));
+}
 
 impl IncomingDisks {
     /// Begins new files in `folder` for those disks of `spec` that come with it, whose lengths are `lens`. The error is a sentence.
@@ -114,7 +127,7 @@ impl IncomingDisks {
         for (index, IncomingDisk { file, path, .. }) in self.0 {
             file.keep(false)
                 .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-            received.0.push(path.clone());
+            received.add(path.clone());
             if let Some(disk) = spec.disk.get_mut(index) {
                 *disk = DiskSpec {
                     path,
@@ -136,6 +149,12 @@ fn invalid(what: String) -> io::Error {
 impl IncomingDisk {
     fn create(path: PathBuf, len: u64) -> Result<Self, String> {
         let failed = |error: io::Error| format!("{} cannot be made there: {error}", path.display());
+        if let Some(folder) = path.parent().filter(|folder| !folder.is_dir()) {
+            return Err(format!(
+                "the folder {} of `minivmm receive --disks` is not there; make it before, with `mkdir -p`",
+                folder.display()
+            ));
+        }
         if path.symlink_metadata().is_ok() {
             return Err(format!(
                 "{} is there already, and is not replaced; give another folder with `minivmm receive --disks`",
@@ -150,16 +169,23 @@ impl IncomingDisk {
 }
 
 impl ReceivedDisks {
+    fn add(&mut self, path: PathBuf) {
+        received().push(path.clone());
+        self.0.push(path);
+    }
+
     /// Their machine runs.
     pub(super) fn keep(&mut self) {
-        self.0.clear();
+        let own = std::mem::take(&mut self.0);
+        received().retain(|path| !own.contains(path));
     }
 
     /// Their machine does not come to run: they are gone.
     pub(super) fn remove(&mut self) {
-        for path in self.0.drain(..) {
-            let _ = fs::remove_file(path);
-        }
+        let own = std::mem::take(&mut self.0);
+        // One that the process has removed may be another machine's by now.
+        let gone = received().extract_if(.., |path| own.contains(path)).collect::<Vec<_>>();
+        gone.into_iter().for_each(|path| drop(fs::remove_file(path)));
     }
 }
 
@@ -177,6 +203,9 @@ mod tests {
 
     const LEN: u64 = (8 << 20) + 512;
 
+    /// Held by tests that have received disks.
+    static ALONE: Mutex<()> = Mutex::new(());
+
     fn spec(folder: &Path) -> Spec {
         let overlay =
             DiskSpec { overlay: Some(folder.join("vdb.qcow2")), ..DiskSpec::new(folder.join("base")) };
@@ -192,6 +221,7 @@ mod tests {
 
     #[test]
     fn disk_arrives_in_a_new_file_that_is_gone_unless_its_machine_runs() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::tempdir().unwrap();
         for kept in [false, true] {
             let mut spec = spec(folder.path());
@@ -219,6 +249,11 @@ mod tests {
             drop(received);
             assert_eq!(names(folder.path()), usize::from(kept));
         }
+        // Nobody knows whether its name is a mistake.
+        let nowhere = folder.path().join("nowhere");
+        let refused =
+            IncomingDisks::create(&spec(folder.path()), &[None, Some(LEN)], Some(&nowhere)).unwrap_err();
+        assert!(refused.contains("nowhere") && refused.contains("mkdir -p"), "{refused}");
         // It is another machine's by now.
         let spec = spec(folder.path());
         let refused = IncomingDisks::create(&spec, &[None, Some(LEN)], Some(folder.path())).unwrap_err();
@@ -282,5 +317,28 @@ mod tests {
         let disk = &disks.0[&1];
         assert_eq!(disk.written.ranges().count(), 0);
         assert!(disk.file.used().unwrap() <= 64 << 10);
+    }
+
+    #[test]
+    fn process_that_exits_at_once_leaves_no_disk_of_a_machine_that_has_not_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let receive = || {
+            let mut spec = spec(folder.path());
+            let disks = IncomingDisks::create(&spec, &[None, Some(LEN)], Some(folder.path())).unwrap();
+            disks.finish(&mut spec).unwrap()
+        };
+        // Those of other tests are not to be removed here.
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stays = receive();
+        remove_received();
+        assert_eq!(names(folder.path()), 0);
+        // Another machine's.
+        fs::write(folder.path().join("vdb.raw"), "").unwrap();
+        stays.remove();
+        assert_eq!(names(folder.path()), 1);
+        fs::remove_file(folder.path().join("vdb.raw")).unwrap();
+        receive().keep();
+        remove_received();
+        assert_eq!(names(folder.path()), 1);
     }
 }

@@ -9,6 +9,7 @@ mod target;
 
 use std::time::Duration;
 
+pub(crate) use disks::remove_received;
 pub(crate) use frame::Frame;
 pub(crate) use protocol::Local;
 pub(crate) use source::{Patience, migrate};

@@ -1,7 +1,9 @@
 //! The copies of a saved machine's disks, on their way back to where the machine has its disks.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use diskimage::set_backing_name;
@@ -11,8 +13,12 @@ use super::{SavedMachine, SavedMachineError, open};
 use crate::host::disk::{
     Access, ExchangeMark, FilesBehind, base_of, copy_file, cut_exchange, lock, open_file,
 };
+use crate::host::lock::user;
 use crate::host::new_file::{Exchanged, NewFile, sweep};
 use crate::spec::DiskSpec;
+
+/// Pieces of a copy after which it is brought to the medium: 64 MiB.
+const PIECES: u64 = 4;
 
 /// New files beside the images that they are to replace, on the medium already. Dropped, they are gone.
 #[derive(Debug)]
@@ -28,7 +34,7 @@ struct NewDisk {
 }
 
 impl SavedMachine {
-    /// Copies the disks of the folder beside those of the machine, as long as `wanted` says so.
+    /// Copies the disks of the folder beside those of the machine, as long as `wanted` says so, which is asked before each piece.
     ///
     /// # Errors
     /// There is no copy of a disk that the guest writes to, or no room for it.
@@ -48,9 +54,9 @@ impl SavedMachine {
             }
         }
         if disks.len() > 1 {
-            for NewDisk { image, mark, .. } in &mut disks {
-                let new = ExchangeMark::prepare(image, &self.folder);
-                *mark = Some(new.map_err(|source| put_back(image, source))?);
+            for NewDisk { image, mark, new, .. } in &mut disks {
+                let prepared = ExchangeMark::prepare(image, new.file(), &self.folder);
+                *mark = Some(prepared.map_err(|source| put_back(image, source))?);
             }
         }
         Ok(NewDisks(disks))
@@ -67,7 +73,23 @@ impl SavedMachine {
         // Beside the file itself, wherever a link is.
         let image = fs::canonicalize(disk.image())?;
         let new = NewFile::create(&image)?;
-        copy_file(&copy, new.file(), wanted)?;
+        // Brought to the medium on the way, so that no sync takes long.
+        let (pieces, failed) = (Cell::new(0_u64), Cell::new(None));
+        let goes_on = || {
+            pieces.set(pieces.get() + 1);
+            if pieces.get().is_multiple_of(PIECES)
+                && let Err(error) = new.file().sync_data()
+            {
+                failed.set(Some(error));
+                return false;
+            }
+            wanted()
+        };
+        still(wanted)?;
+        let copied = copy_file(&copy, new.file(), &goes_on);
+        // Of two, the one behind the other.
+        failed.take().map_or(copied, Err)?;
+        still(wanted)?;
         if self.bases.contains_key(&index) {
             // As the image says it now: by its plain name, if both can be moved together.
             let present = base_of(&File::open(&image)?, &image, copied_format(disk))?;
@@ -93,6 +115,11 @@ impl SavedMachine {
 
     /// Whether the exchange of all its disks for those of the folder was cut off, and nobody has written to any of them since.
     fn exchange_was_cut(&self) -> bool {
+        let is_own = |file: io::Result<fs::Metadata>| file.is_ok_and(|file| file.uid() == user());
+        // Whoever else may write there does not say what becomes of this user's disks.
+        if !is_own(fs::metadata(&self.folder)) || !is_own(self.memory.metadata()) {
+            return false;
+        }
         let copies = self
             .spec
             .disk
@@ -107,16 +134,21 @@ impl SavedMachine {
 
 /// Brings to its end what was cut off when a machine went back to a saved one: all its disks become those of the folder, which this gives,
 /// whichever of them were already. `disks` are those that somebody wants to use now. Nothing is done unless it is clear what to do: all disks
-/// of the folder have marks that name it, so that no machine has run on any of them since, and nothing else has written to them.
-pub(crate) fn finish_exchange(disks: &[DiskSpec]) -> Option<Result<PathBuf, SavedMachineError>> {
+/// of the folder have marks of this user that name it, so that no machine has run on any of them since, and nothing else has written to them.
+/// `wanted` is asked before each piece of the work, however large the disks are; once it says no they stay as they are.
+pub(crate) fn finish_exchange(
+    disks: &[DiskSpec],
+    wanted: &dyn Fn() -> bool,
+) -> Option<Result<PathBuf, SavedMachineError>> {
     let used = || disks.iter().filter(|disk| !disk.read_only && !disk.snapshot);
     // What else a process that was killed there has left.
     used().for_each(|disk| sweep(disk.image()));
     let folder = used().filter_map(|disk| cut_exchange(disk.image())).next()?;
     let saved = SavedMachine::open(folder).ok().filter(SavedMachine::exchange_was_cut)?;
     let finish = || {
-        let disks = saved.copy_disks_back(&|| true)?;
+        let disks = saved.copy_disks_back(wanted)?;
         let _locked = disks.lock()?;
+        still(wanted).map_err(|source| put_back(&saved.folder, source))?;
         // Another process may have done it meanwhile.
         if saved.exchange_was_cut() {
             disks.exchange()?.keep();
@@ -124,6 +156,10 @@ pub(crate) fn finish_exchange(disks: &[DiskSpec]) -> Option<Result<PathBuf, Save
         Ok(())
     };
     Some(finish().map(|()| saved.folder.clone()))
+}
+
+fn still(wanted: &dyn Fn() -> bool) -> io::Result<()> {
+    if wanted() { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
 }
 
 fn put_back(path: &Path, source: io::Error) -> SavedMachineError {
@@ -221,14 +257,16 @@ impl ExchangedDisks {
 mod tests {
     use super::*;
     use crate::host::disk::OpenDisk;
-    use crate::spec::DiskSpec;
+    use crate::machine::SavedState;
+    use crate::saved::NewSavedMachine;
+    use crate::spec::Spec;
 
     /// What replaces the two images.
     fn new_disks(images: &[PathBuf; 2]) -> NewDisks {
         let new = |(index, image): (usize, &PathBuf)| {
             let new = NewFile::create(image).unwrap();
             new.file().set_len(1024).unwrap();
-            let mark = Some(ExchangeMark::prepare(image, Path::new("/first")).unwrap());
+            let mark = Some(ExchangeMark::prepare(image, new.file(), Path::new("/first")).unwrap());
             NewDisk { index, image: image.clone(), new, mark }
         };
         NewDisks(images.iter().enumerate().map(new).collect())
@@ -278,5 +316,70 @@ mod tests {
         new_disks(&images).exchange().unwrap().keep();
         assert_eq!(lengths(), [1024, 1024]);
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2);
+    }
+
+    /// A saved machine with copies of two disks, of which one was exchanged when its process was killed: its images.
+    fn half_exchanged(root: &Path) -> [PathBuf; 2] {
+        let (images, folder) = (["a.raw", "b.raw"].map(|name| root.join(name)), root.join("first"));
+        images.iter().for_each(|image| fs::write(image, [0; 512]).unwrap());
+        let spec =
+            images.iter().fold(Spec::new("/vmlinuz"), |spec, image| spec.with_disk(DiskSpec::new(image)));
+        let new = NewSavedMachine::create(&folder).unwrap();
+        new.keep(spec, &SavedState::from_states(1, -1, []), vec![None, None]).unwrap();
+        let manifest = folder.join("machine.json");
+        let text = fs::read_to_string(&manifest).unwrap();
+        fs::write(&manifest, text.replace("null,\n    null", "\"vda.raw\", \"vdb.raw\"")).unwrap();
+        fs::write(folder.join("vda.raw"), [1; 512]).unwrap();
+        // Several pieces.
+        fs::write(folder.join("vdb.raw"), vec![2; 100 << 20]).unwrap();
+        let mut cut = SavedMachine::open(&folder).unwrap().copy_disks_back(&|| true).unwrap();
+        cut.set_marks().unwrap();
+        cut.0.remove(0).new.keep(true).unwrap();
+        images
+    }
+
+    #[test]
+    fn cut_exchange_is_finished_piece_by_piece_and_can_be_given_up() {
+        let root = tempfile::tempdir().unwrap();
+        let images = half_exchanged(root.path());
+        let disks = images.each_ref().map(DiskSpec::new);
+        let first = || images.each_ref().map(|image| fs::read(image).unwrap()[0]);
+        let asked = Cell::new(0);
+        // Also the last time that it is asked, when all is copied.
+        let count = |most: u32| {
+            asked.set(0);
+            finish_exchange(&disks, &|| {
+                asked.set(asked.get() + 1);
+                asked.get() < most
+            })
+            .unwrap()
+        };
+        for most in 1..6 {
+            count(most).unwrap_err();
+            assert_eq!(asked.get(), most);
+            assert_eq!(first(), [1, 0]);
+        }
+        assert_eq!(count(u32::MAX).unwrap(), root.path().join("first"));
+        assert_eq!(first(), [1, 2]);
+        OpenDisk::open(&disks[0]).unwrap();
+        assert!(finish_exchange(&disks, &|| true).is_none());
+        assert!(asked.get() >= 5, "{}", asked.get());
+    }
+
+    #[test]
+    fn exchange_for_the_disks_of_another_users_folder_is_not_finished() {
+        let root = tempfile::tempdir().unwrap();
+        let images = half_exchanged(root.path());
+        let disks = images.each_ref().map(DiskSpec::new);
+        // Only root can make one.
+        if user() != 0 {
+            return;
+        }
+        for path in ["first", "first/memory"].map(|name| root.path().join(name)) {
+            std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+            assert!(finish_exchange(&disks, &|| true).is_none());
+            std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+        }
+        assert!(finish_exchange(&disks, &|| true).is_some());
     }
 }

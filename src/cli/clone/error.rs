@@ -28,9 +28,9 @@ pub(super) enum CloneError {
     Unwritable { path: PathBuf, source: io::Error },
     #[error(
         "{id} is on {link}, where two machines cannot have one MAC address, and a guest that runs takes no other one; give the clone another \
-         network with `--net`, such as `--net user`, or say `--same-mac`"
+         network of its kind, such as `{other}`, or say `--same-mac`"
     )]
-    SharedNet { id: String, link: String },
+    SharedNet { id: String, link: String, other: &'static str },
     #[error("the original has {has}, and the clone is given {given}; say `--net` once for each")]
     NetCount { has: String, given: usize },
     #[error("a guest that runs goes on with the MAC address {mac}; leave out `mac=` at {id}")]

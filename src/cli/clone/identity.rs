@@ -5,7 +5,7 @@ use std::path::Path;
 use super::CloneArgs;
 use super::error::CloneError;
 use super::report::Report;
-use crate::spec::{NetId, NetLink, NetSpec, Spec};
+use crate::spec::{NetId, NetLink, NetSpec, PortForward, Spec};
 
 /// The clone's description, as the original's with absolute paths and its disks.
 ///
@@ -22,10 +22,13 @@ pub(super) fn identity(
     spec.uuid = None;
     if args.net.is_empty() {
         keep_nets(&mut spec, args, runs, report)?;
-    } else if runs {
-        replace_nets(&mut spec, original, args, report)?;
     } else {
-        spec.net = args.net.clone();
+        if runs {
+            replace_nets(&mut spec, original, args, report)?;
+        } else {
+            spec.net = args.net.clone();
+        }
+        replaced(&original.net, args, report);
     }
     for port in &mut spec.port {
         let Some(socket) = &mut port.socket else { continue };
@@ -58,12 +61,8 @@ fn keep_nets(spec: &mut Spec, args: &CloneArgs, runs: bool, report: &mut Report)
         }
         match &mut net.link {
             NetLink::User(user) => {
-                for forward in std::mem::take(&mut user.forward) {
-                    report.left_out(format!(
-                        "the forward {forward} stays the original's; `minivmm forward {} HOST:GUEST` adds one",
-                        args.name
-                    ));
-                }
+                let forwards = std::mem::take(&mut user.forward);
+                forwards.into_iter().for_each(|forward| forward_stays(&forward, args, report));
             }
             _ if runs && !args.same_mac => return Err(shared(&id, &net.link)),
             NetLink::Switch { .. } | NetLink::None => {}
@@ -77,6 +76,22 @@ fn keep_nets(spec: &mut Spec, args: &CloneArgs, runs: bool, report: &mut Report)
         }
     }
     Ok(())
+}
+
+fn forward_stays(forward: &PortForward, args: &CloneArgs, report: &mut Report) {
+    report.left_out(format!(
+        "the forward {forward} stays the original's; `minivmm forward {} HOST:GUEST` adds one",
+        args.name
+    ));
+}
+
+/// Says what of these networks, which others replace, the clone does not have.
+fn replaced(nets: &[NetSpec], args: &CloneArgs, report: &mut Report) {
+    let forwards = nets.iter().filter_map(NetSpec::user_net).flat_map(|user| &user.forward);
+    let is_given = |forward: &&PortForward| {
+        args.net.iter().filter_map(NetSpec::user_net).any(|user| user.forward.contains(forward))
+    };
+    forwards.filter(|forward| !is_given(forward)).for_each(|forward| forward_stays(forward, args, report));
 }
 
 /// Other networks for a guest that runs: the same interfaces, with the addresses that the guest knows.
@@ -124,7 +139,13 @@ fn meets(one: &NetLink, other: &NetLink) -> bool {
 }
 
 fn shared(id: &NetId, link: &NetLink) -> CloneError {
-    CloneError::SharedNet { id: id.to_string(), link: words(link) }
+    // A guest that runs goes on using what its network took from it, which is more on a TAP or a switch than elsewhere.
+    let other = match link {
+        NetLink::Tap(_) => "--net tap=NAME",
+        NetLink::Switch { .. } => "--net switch=NAME",
+        _ => "--net user",
+    };
+    CloneError::SharedNet { id: id.to_string(), link: words(link), other }
 }
 
 fn words(link: &NetLink) -> String {
@@ -185,8 +206,13 @@ mod tests {
 
     #[test]
     fn on_one_network_no_two_guests_run_with_one_address_unless_it_is_said() {
-        for net in ["tap=tap0", "switch=lab", "socket=/s", "dgram=/a:/b"] {
-            assert!(refusal(&[net], "").contains("`--net user`"), "{net}");
+        for (net, other) in [
+            ("tap=tap0", "tap=NAME"),
+            ("switch=lab", "switch=NAME"),
+            ("socket=/s", "user"),
+            ("dgram=/a:/b", "user"),
+        ] {
+            assert!(refusal(&[net], "").contains(&format!("`--net {other}`")), "{net}");
             assert!(refusal(&[net], &format!("--net {net}")).contains("--same-mac"), "{net}");
             assert!(clone(&[net], "--same-mac", true).is_ok(), "{net}");
             let (spec, _) = clone(&[net], "--net user", true).unwrap();
@@ -198,6 +224,18 @@ mod tests {
         let (_, report) = clone(&["switch=lab"], "--net switch=other", true).unwrap();
         assert!(report.to_string().contains("must not meet it"), "{report}");
         assert!(refusal(&["switch=lab,vlan=2"], "--net switch=lab,vlan=3").contains("the switch lab"));
+    }
+
+    #[test]
+    fn forwards_of_a_network_that_another_one_replaces_are_said() {
+        for runs in [true, false] {
+            for net in ["user", "tap=tap9", "user,forward=6666:22"] {
+                let said =
+                    clone(&["user,forward=5555:22"], &format!("--net {net}"), runs).unwrap().1.to_string();
+                assert!(said.contains("5555:22 stays the original's"), "{net}: {said}");
+                assert!(!said.contains("6666:22"), "{net}: {said}");
+            }
+        }
     }
 
     #[test]

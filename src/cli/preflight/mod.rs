@@ -228,7 +228,12 @@ fn is_mistake(spec: &Spec) -> bool {
 /// Brings to its end what was cut off when the machine went back to a snapshot, and says so.
 fn finish_exchange(spec: &Spec, progress: &Progress) -> Result<Option<String>, PreflightError> {
     progress.begin("looking for an exchange of the disks that was cut off");
-    let Some(finished) = saved::finish_exchange(&spec.disk) else { return Ok(None) };
+    // Each piece has the whole limit, however large the disks are.
+    let wanted = || {
+        progress.begin("copying the machine's disks back from a snapshot, as was begun before");
+        !progress.is_stopped()
+    };
+    let Some(finished) = saved::finish_exchange(&spec.disk, &wanted) else { return Ok(None) };
     let folder = finished.map_err(PreflightError::Exchange)?;
     Ok(Some(format!(
         "the machine was about to go back to {} when its process ended: its disks are those of there now, and it boots from them; \

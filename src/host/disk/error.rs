@@ -59,6 +59,17 @@ pub enum DiskError {
     /// An image in another format than raw, or what it lies on, cannot be used.
     #[error("{0}")]
     Image(Box<dyn Error + Send + Sync>),
+    /// Another user says that it was being exchanged.
+    #[error(
+        "{} is of another user, and says that {} and the other disks of its machine were being exchanged: nobody else is believed in that; if \
+         the disks fit together, remove the file", mark.display(), path.display()
+    )]
+    ForeignMark {
+        /// Its path.
+        path: PathBuf,
+        /// The file that says so.
+        mark: PathBuf,
+    },
     /// It was being exchanged together with others.
     #[error(
         "{} and the other disks of its machine were about to become those of {}, which was cut off: they may not fit together; `minivmm restore \

@@ -2,19 +2,20 @@
 //! so that a machine does not start on disks of which some are the old and some the new ones.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::error::DiskError;
+use crate::host::lock::user;
 use crate::host::new_file::NewFile;
 use crate::host::open_now::open_now;
 use crate::spec::DiskSpec;
 
-/// Most bytes of a mark that are read.
-const MOST: u64 = 4096;
+/// Most bytes of a mark that are read: a path, and less than 200 bytes.
+const MOST: u64 = 8192;
 
 /// The mark of the image at `path`, whatever link leads there.
 fn place(path: &Path) -> io::Result<PathBuf> {
@@ -27,51 +28,90 @@ fn place(path: &Path) -> io::Result<PathBuf> {
     Ok(path.with_file_name(mark))
 }
 
+/// Which file an image is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity([i64; 4]);
+
+impl Identity {
+    /// Which file it is, as long as nobody writes to it. Not the device's number, which some file systems have anew with each mount.
+    fn of(file: &Metadata) -> Self {
+        let bits = |number: u64| i64::from_ne_bytes(number.to_ne_bytes());
+        Identity([bits(file.ino()), bits(file.size()), file.mtime(), file.mtime_nsec()])
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let numbers: Vec<_> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()?;
+        numbers.try_into().ok().map(Identity)
+    }
+}
+
+/// What a mark says: the folder of the saved machine, a zero, and a line for each of the two files.
+fn text(folder: &Path, files: [Identity; 2]) -> Vec<u8> {
+    // Of one length whatever the numbers are, so that there is room for others.
+    let line = |Identity([a, b, c, d])| format!("{a:>20} {b:>20} {c:>20} {d:>20}\n");
+    let lines = files.map(line).concat();
+    [folder.as_os_str().as_bytes(), b"\0", lines.as_bytes()].concat()
+}
+
 /// A mark that is about to be set, or is.
 #[derive(Debug)]
 pub(crate) struct ExchangeMark {
-    new: NewFile,
+    mark: NewFile,
     path: PathBuf,
+    image: PathBuf,
+    folder: PathBuf,
+    new: Identity,
 }
 
 impl ExchangeMark {
-    /// A mark for the image at `path`, which gets a disk of the saved machine in `folder`. It is not set yet, and has its room.
-    pub(crate) fn prepare(path: &Path, folder: &Path) -> io::Result<Self> {
-        let path = place(path)?;
-        let new = NewFile::create(&path)?;
-        new.file().write_all(folder.as_os_str().as_bytes())?;
-        Ok(ExchangeMark { new, path })
+    /// A mark for the image at `path`, which becomes `new`, a disk of the saved machine in `folder` that is on the medium. It is not set yet, and
+    /// has its room.
+    pub(crate) fn prepare(path: &Path, new: &File, folder: &Path) -> io::Result<Self> {
+        let (image, path, new) = (path.into(), place(path)?, Identity::of(&new.metadata()?));
+        let mark = NewFile::create(&path)?;
+        mark.file().write_all(&text(folder, [new, new]))?;
+        Ok(ExchangeMark { mark, path, image, folder: folder.into(), new })
     }
 
     /// Sets it, on the medium; gives its path, to be removed when all images are exchanged. Nobody writes to the image any more.
     pub(crate) fn set(self) -> io::Result<PathBuf> {
-        // Again, so that its time of change is that of now: what is written to the image from here on makes that younger.
-        let mut text = Vec::new();
-        (&mut self.new.file()).seek(SeekFrom::Start(0))?;
-        (&mut self.new.file()).take(MOST).read_to_end(&mut text)?;
-        self.new.file().write_all_at(&text, 0)?;
-        self.new.keep(true)?;
+        // One that is gone is not exchanged any more, and its mark says so as well.
+        let old = fs::metadata(&self.image).map_or(self.new, |image| Identity::of(&image));
+        self.mark.file().write_all_at(&text(&self.folder, [old, self.new]), 0)?;
+        self.mark.keep(true)?;
         Ok(self.path)
     }
 }
 
 /// The folder of the saved machine whose disk the image at `path` was about to become, or has become, if the exchange was cut off and
-/// nobody has written to the image since.
+/// nobody has written to the image, or put another file there, since. A mark of another user says nothing.
 pub(crate) fn cut_exchange(path: &Path) -> Option<PathBuf> {
     let mark = open_mark(&place(path).ok()?)?;
-    let (image, set) = (fs::metadata(path).ok()?.modified().ok()?, mark.metadata().ok()?.modified().ok()?);
-    (image <= set).then(|| folder(mark))
+    if !is_own(&mark) {
+        return None;
+    }
+    let (folder, files) = read_mark(mark);
+    let image = Identity::of(&fs::metadata(path).ok()?);
+    files.contains(&image).then_some(folder)
 }
 
 fn open_mark(path: &Path) -> Option<File> {
     open_now(path, File::options().read(true), libc::O_NOFOLLOW).ok()
 }
 
+/// Whether it is this user's: in a folder as /tmp anybody makes files beside those of others.
+fn is_own(mark: &File) -> bool {
+    mark.metadata().is_ok_and(|mark| mark.is_file() && mark.uid() == user())
+}
+
 /// What a mark says.
-fn folder(mark: File) -> PathBuf {
-    let mut folder = Vec::new();
-    let _ = mark.take(MOST).read_to_end(&mut folder);
-    PathBuf::from(OsStr::from_bytes(&folder))
+fn read_mark(mark: File) -> (PathBuf, Vec<Identity>) {
+    let mut text = Vec::new();
+    let _ = mark.take(MOST).read_to_end(&mut text);
+    let mut parts = text.splitn(2, |byte| *byte == 0);
+    let folder = parts.next().unwrap_or_default();
+    let lines = String::from_utf8_lossy(parts.next().unwrap_or_default());
+    (PathBuf::from(OsStr::from_bytes(folder)), lines.lines().filter_map(Identity::parse).collect())
 }
 
 /// Refuses a disk that is to be written to and has a mark.
@@ -81,8 +121,12 @@ pub(super) fn check(spec: &DiskSpec) -> Result<(), DiskError> {
     }
     let Ok(mark) = place(spec.image()) else { return Ok(()) };
     let Some(file) = open_mark(&mark) else { return Ok(()) };
-    let folder = folder(file);
-    Err(DiskError::HalfExchanged { path: spec.image().into(), mark, folder })
+    let path = spec.image().into();
+    if !is_own(&file) {
+        return Err(DiskError::ForeignMark { path, mark });
+    }
+    let (folder, _) = read_mark(file);
+    Err(DiskError::HalfExchanged { path, mark, folder })
 }
 
 #[cfg(test)]
@@ -96,7 +140,8 @@ mod tests {
         let [image, link] = ["a.raw", "link.raw"].map(|name| root.path().join(name));
         fs::write(&image, [0; 512]).unwrap();
         std::os::unix::fs::symlink(&image, &link).unwrap();
-        let mark = ExchangeMark::prepare(&link, Path::new("/first")).unwrap();
+        let new = File::open(&image).unwrap();
+        let mark = ExchangeMark::prepare(&link, &new, Path::new("/first")).unwrap();
         OpenDisk::open(&DiskSpec::new(&image)).unwrap();
         let mark = mark.set().unwrap();
         for path in [&image, &link] {
@@ -111,26 +156,59 @@ mod tests {
         OpenDisk::open(&DiskSpec::new(&image)).unwrap();
     }
 
+    /// An image, what it is to become, and the mark.
+    fn marked(root: &Path) -> (PathBuf, PathBuf, PathBuf) {
+        let [image, new] = ["a.raw", "new"].map(|name| root.join(name));
+        fs::write(&image, [0; 512]).unwrap();
+        fs::write(&new, [1; 512]).unwrap();
+        let mark = ExchangeMark::prepare(&image, &File::open(&new).unwrap(), Path::new("/first")).unwrap();
+        // As the guest does until its machine goes back.
+        set_time(&image, 60);
+        assert_eq!(cut_exchange(&image), None);
+        (image, new, mark.set().unwrap())
+    }
+
+    fn set_time(image: &Path, seconds: u64) {
+        let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        File::options().write(true).open(image).unwrap().set_modified(time).unwrap();
+    }
+
     #[test]
     fn cut_exchange_is_known_until_somebody_writes_to_the_image() {
         let root = tempfile::tempdir().unwrap();
-        let image = root.path().join("a.raw");
-        fs::write(&image, [0; 512]).unwrap();
-        let mark = ExchangeMark::prepare(&image, Path::new("/first")).unwrap();
-        // As the guest does until its machine goes back.
-        let written = std::time::SystemTime::now();
-        while fs::metadata(&image).unwrap().modified().unwrap() < written {
-            fs::write(&image, [1; 512]).unwrap();
+        let (image, new, _) = marked(root.path());
+        let first = Some("/first".into());
+        assert_eq!(cut_exchange(&image), first);
+        set_time(&image, 61);
+        assert_eq!(cut_exchange(&image), None);
+        set_time(&image, 60);
+        assert_eq!(cut_exchange(&image), first);
+        // A backup, with the time of then.
+        let backup = root.path().join("backup");
+        fs::copy(&image, &backup).unwrap();
+        set_time(&backup, 60);
+        fs::rename(&image, root.path().join("old")).unwrap();
+        fs::rename(&backup, &image).unwrap();
+        assert_eq!(cut_exchange(&image), None);
+        // It has become what it was to become.
+        fs::rename(new, &image).unwrap();
+        assert_eq!(cut_exchange(&image), first);
+        set_time(&image, 60);
+        assert_eq!(cut_exchange(&image), None);
+    }
+
+    #[test]
+    fn mark_of_another_user_is_not_believed_and_its_folder_not_recommended() {
+        let root = tempfile::tempdir().unwrap();
+        let (image, _, mark) = marked(root.path());
+        // Only root can make one.
+        if user() != 0 {
+            return;
         }
+        std::os::unix::fs::chown(&mark, Some(65534), None).unwrap();
         assert_eq!(cut_exchange(&image), None);
-        mark.set().unwrap();
-        assert_eq!(cut_exchange(&image), Some("/first".into()));
-        File::options()
-            .write(true)
-            .open(&image)
-            .unwrap()
-            .set_modified(written + std::time::Duration::from_secs(60))
-            .unwrap();
-        assert_eq!(cut_exchange(&image), None);
+        let error = OpenDisk::open(&DiskSpec::new(&image)).unwrap_err().to_string();
+        assert!(error.contains("another user") && error.contains(".a.raw.exchange"), "{error}");
+        assert!(!error.contains("/first"), "{error}");
     }
 }

@@ -331,6 +331,23 @@ fn pairs_of_queues_are_taken_into_use_by_command() {
 }
 
 #[test]
+fn guest_that_uses_what_another_network_lacks_is_told_which_one_it_needs() {
+    let mut first = guest(&Wire::new(1, Offloads::all()), 1);
+    first.start(ALL, 16);
+    first.function.quiesce();
+    let state = first.function.save().unwrap();
+    for (offloads, pairs) in [(Offloads::CSUM, 1), (Offloads::all(), 2)] {
+        let mut other = guest(&Wire::new(pairs, offloads), pairs);
+        other.function.quiesce();
+        let error = other.function.load(&state).unwrap_err();
+        assert!(
+            matches!(error, StateError::Network { .. }) && error.to_string().contains("--net tap="),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn without_multiqueue_the_control_queue_is_the_third() {
     let wire = Wire::new(2, Offloads::all());
     let mut guest = guest(&wire, 2);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::registers::status;
 use super::run::DeviceLocation;
 use super::{FEATURE_VERSION_1, Part, VirtioFunction, VirtioPci};
+use crate::DeviceKind;
 use crate::poll::Poller;
 use crate::queue::{QueueConfig, QueueState};
 use crate::shared_registers::{ISR_BITS, NEEDS_RESET};
@@ -149,7 +150,7 @@ impl<P: Poller + 'static> VirtioPci<P> {
         if !own.eq(state.queues.iter().map(|queue| queue.config.max_size))
             || state.msix.len() != self.msix.len()
         {
-            return Err(StateError::mismatch(KIND, "it has other queues"));
+            return Err(self.differs("it has other queues", "it has fewer or more queues"));
         }
         let settled = state.status & status::FEATURES_OK != 0;
         if state.status & !(status::DRIVERS | NEEDS_RESET) != 0
@@ -167,8 +168,21 @@ impl<P: Poller + 'static> VirtioPci<P> {
             _ => 0,
         });
         if settled && state.accepted & !(self.registers.offered | tolerated) != 0 {
-            return Err(StateError::mismatch(KIND, "its driver uses features that are not offered here"));
+            return Err(self.differs(
+                "its driver uses features that are not offered here",
+                "its guest leaves checksums and the cutting of segments to the host in ways that this one does not know",
+            ));
         }
         Ok(())
+    }
+
+    /// The state does not fit for this `reason`: that of a network, by what connects it.
+    fn differs(&self, reason: &str, of_network: &str) -> StateError {
+        match self.info.kind {
+            DeviceKind::Network => {
+                StateError::Network { name: self.info.name.clone(), reason: of_network.into() }
+            }
+            _ => StateError::mismatch(KIND, reason),
+        }
     }
 }
