@@ -128,9 +128,16 @@ impl SavedParts {
         new: &mut NewSavedMachine,
         wanted: &dyn Fn() -> bool,
     ) -> Result<u64, SaveError> {
-        let written = self.written.iter().enumerate().filter(|_| options.with_disks);
         let mut bytes = 0;
+        let written = self.written.iter().enumerate();
         for (index, file) in written.filter_map(|(index, file)| Some((index, file.as_ref()?))) {
+            if !options.with_disks {
+                // The machine's own descriptor is the last that there is of it.
+                if file.is_removed().map_err(|source| SaveError::Disk { id: disk_id(index), source })? {
+                    return Err(SaveError::DiskRemoved(disk_id(index)));
+                }
+                continue;
+            }
             if file.is_device {
                 return Err(Unsaveable::DeviceDisk(disk_id(index)).into());
             }
@@ -391,6 +398,12 @@ pub enum SaveError {
          `--keep-running`"
     )]
     WritableDisk(String),
+    /// The image of a disk has no name any more.
+    #[error(
+        "the image of the disk {0} was removed while the machine runs, and would be lost with it; save it with its disks \
+         (`--with-disks`), which copies what the image has"
+    )]
+    DiskRemoved(String),
     /// A disk that was copied while the machine ran was made larger.
     #[error("the disk {0} was made larger while it was copied, which ended the copy; do it again")]
     DiskResized(String),

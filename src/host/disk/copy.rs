@@ -32,6 +32,11 @@ pub(crate) struct WrittenFile {
 }
 
 impl WrittenFile {
+    /// Whether it has no name any more: it is gone with its last descriptor.
+    pub(crate) fn is_removed(&self) -> io::Result<bool> {
+        Ok(!self.is_device && self.file.metadata()?.nlink() == 0)
+    }
+
     /// Copies it to the empty file `to`, as long as `wanted` says so ([`ErrorKind::Interrupted`] otherwise). The copy names the file
     /// beneath by its absolute path, so that it can be anywhere. Nothing is brought to the medium. Gives the bytes that were copied, which
     /// are none of those that both share.

@@ -149,13 +149,30 @@ pub(crate) fn extents(file: &File, len: u64) -> io::Result<Vec<(u64, u64)>> {
     Ok(extents)
 }
 
+/// Most extents of a file that are mapped without the holes beside them.
+const MOST_EXACT: usize = 16 << 10;
+/// File systems in memory (statfs(2)).
+const TMPFS: i64 = 0x0102_1994;
+/// What an extent in memory is a multiple of.
+const PAGE: u64 = 4096;
+
+/// Whether a page of a hole takes room of a tmpfs once it is touched by a mapping: one that is full answers with SIGBUS. A memfd has no
+/// such limit.
+fn is_of_limited_memory(file: &File) -> bool {
+    rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type == TMPFS && found.f_blocks > 0)
+}
+
 /// The parts of `file` that have to be mapped: all of its extents, in as few mappings as there are stretches of 2 MiB with data. A
 /// process has some 65,000 mappings (/proc/sys/vm/max_map_count), so that the stretches of a large memory are longer.
 pub(crate) fn parts(file: &File, len: u64) -> io::Result<Vec<(u64, u64)>> {
     const MOST: u64 = 4096;
-    let stretch = (HUGE_PAGE as u64).max((len / MOST).next_power_of_two());
+    let extents = extents(file, len)?;
+    let stretch = match is_of_limited_memory(file) && extents.len() < MOST_EXACT {
+        true => PAGE,
+        false => (HUGE_PAGE as u64).max((len / MOST).next_power_of_two()),
+    };
     let mut parts: Vec<(u64, u64)> = Vec::new();
-    for (offset, bytes) in extents(file, len)? {
+    for (offset, bytes) in extents {
         let start = offset - offset % stretch;
         let end = offset.saturating_add(bytes).next_multiple_of(stretch).min(len);
         match parts.last_mut() {
@@ -245,7 +262,11 @@ mod tests {
     fn mapped_memory_shows_a_file_and_leaves_it_as_it_is() {
         let spots = [0x1000, 5 << 20, (16 << 20) - 8];
         let file = saved(&spots);
-        assert_eq!(parts(&file, 16 << 20).unwrap(), [(0, 2 << 20), (4 << 20, 2 << 20), (14 << 20, 2 << 20)]);
+        let expected = match is_of_limited_memory(&file) {
+            true => [(0x1000, PAGE), (5 << 20, PAGE), ((16 << 20) - PAGE, PAGE)],
+            false => [(0, 2 << 20), (4 << 20, 2 << 20), (14 << 20, 2 << 20)],
+        };
+        assert_eq!(parts(&file, 16 << 20).unwrap(), expected);
         let before = extents(&file, 16 << 20).unwrap();
         let (first, second) = (mapped(&file), mapped(&file));
         let read = |ram: &GuestRam, at: u64| ram.memory().read_obj::<u64>(GuestAddress(at)).unwrap();
