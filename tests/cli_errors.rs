@@ -101,6 +101,12 @@ fn devices_that_are_wrong_are_usage_errors() {
     with(&["--tap", "tap2,mac=ff:ff:ff:ff:ff:ff"], &["multicast"]);
     with(&["--tap", "a-name-that-is-too-long"], &["1 to 15"]);
     with(&["--port", "agent"], &["`name=NAME` and `socket=PATH`"]);
+    with(&["--share", ".:/y:ro"], &["follow a comma", "`.:/y,ro`"]);
+    with(&["--share", ".:/mnt", "--share", ".:/mnt/"], &["two shares have the mount `/mnt`"]);
+    let share = |words: &[&str], said: &[&str]| {
+        folder.fails(&[&["--kernel", "own", "--initrd", "none"], words].concat(), FAILED, said);
+    };
+    share(&["--share", ".:mnt"], &["`mnt` is no absolute path of the guest", "`.:/mnt`"]);
     with(&["--balloon", "lots"], &["`lots`", "`512M`"]);
     with(&["--console", "tty1"], &["ttyS0", "hvc0"]);
     with(&["--disk", "a", "--disk", "a"], &["the disk a was given twice", "`,ro`"]);
@@ -108,6 +114,31 @@ fn devices_that_are_wrong_are_usage_errors() {
     with(&["--tap", "tap2", "--tap", "x,mac=ba:ad:00:ca:fe:02"], &["have the MAC address ba:ad:00:ca:fe:02"]);
     with(&["--port", "name=a,socket=x", "--port", "name=a,socket=y"], &["two ports are called a"]);
     with(&["--mem", "256", "--balloon", "256"], &["256 MiB leaves a guest of 256 MiB no memory"]);
+}
+
+/// The next version of the option, or those of another one, do not make a run do something else without a word.
+#[test]
+fn options_of_a_run_that_podman_has_otherwise_are_refused() {
+    const NOTHING_WAS_RUN: i32 = 125;
+    let folder = Folder::new();
+    let fails =
+        |words: &[&str], said: &[&str]| folder.fails(&[&["run"], words].concat(), NOTHING_WAS_RUN, said);
+    fails(&["-v", ".:/work", "--", "true"], &["`--verbose` in this version", "`--volume .:/work`"]);
+    fails(&["--volume", ".:/work,ro", "--", "true"], &["follow a colon", "write .:/work:ro"]);
+    fs::write(folder.path("mine"), "").unwrap();
+    fails(&["--kernel", "own", "--out", "mine", "--", "true"], &["--out mine is a file"]);
+    fails(&["--kernel", "own", "--out", "no/x", "--", "true"], &["mkdir -p ", "/no`"]);
+}
+
+#[test]
+fn machine_is_not_received_from_a_keyboard() {
+    let terminal = fs::File::options().read(true).write(true).open("/dev/ptmx").unwrap();
+    let mut receive = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+    let output = receive.arg("receive").stdin(terminal).output().unwrap();
+    assert_eq!(output.status.code(), Some(USAGE));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("`--listen unix:PATH`"), "{said}");
+    assert!(output.stdout.is_empty());
 }
 
 #[test]
@@ -247,7 +278,11 @@ fn run_that_cannot_be_never_looks_like_its_command() {
     with(&["--kernel", "own"], &["COMMAND"]);
     with(&["--mem", "lots", "true"], &["`lots`", "`512M`"]);
     with(&["--timeout", "0", "true"], &["--timeout", "0"]);
-    with(&["--timeout", "soon", "true"], &["soon"]);
+    with(&["--timeout", "soon", "true"], &["soon", "such as 40"]);
+    with(
+        &["--timeout", "40s", "--boot-timeout", "5s", "--kernel", "no-kernel", "true"],
+        &["no-kernel does not exist"],
+    );
     for flag in [["--initrd", "own"], ["--on-reboot", "exit"], ["--console", "hvc0"]] {
         with(
             &[&flag[..], &["true"]].concat(),

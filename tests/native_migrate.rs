@@ -693,6 +693,18 @@ fn a_machine_that_runs_on_has_its_disks_again_before() {
         assert_eq!(bench.state("vm0"), "running");
         bench.is_taken("vda.qcow2");
     };
+    // There is no target, and what to do is said.
+    for (to, said) in [
+        ("exit 3", "ended with status 3 before a target answered"),
+        ("cat", "is not `minivmm receive`"),
+        ("unix:nobody", "start `minivmm receive --listen unix:nobody` first"),
+    ] {
+        let (status, _, stderr) = bench.migrate("vm0", to, &[]);
+        assert!(
+            status == Some(1) && stderr.contains(said) && stderr.contains("runs on here"),
+            "{to}: {stderr}"
+        );
+    }
     // The target never hears of it, dies with it, or finds another file.
     let target = || bench.receive("target", &["--name", "vm1"]);
     let cut = Proxy::start(&bench, "proxy", "target", move |_, kind, body| {

@@ -58,3 +58,8 @@ END
 systemctl daemon-reload
 systemctl enable minivmm-generation.service
 [ ! -e /dev/virtio-ports/org.minivmm.generation ] || systemctl restart --no-block minivmm-generation.service
+if [ -e /dev/virtio-ports/org.minivmm.generation ]; then
+	echo "minivmm-generation is installed, and runs"
+else
+	echo "minivmm-generation is installed, and runs once the machine has --port generation"
+fi

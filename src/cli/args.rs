@@ -43,7 +43,7 @@ pub struct Args {
     /// How the machine runs.
     #[command(flatten)]
     pub service: ServiceArgs,
-    /// Print this help; -V prints the version
+    /// Print this help (all: man minivmm); -V version
     #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,
     /// Print the version
@@ -109,7 +109,7 @@ pub enum Verb {
     /// generation ID, sockets of ports and, from its next boot on, MAC addresses are the clone's own; forwards and captures stay the
     /// original's. What was done of this is printed.
     Clone(Box<CloneArgs>),
-    /// Print a shell script that installs the guest's helper for restores
+    /// Print a script for random numbers and clock of a restored guest
     ///
     /// A guest that was restored or cloned draws the random numbers that the other ones draw, unless its kernel has a driver for the VM
     /// generation ID (Linux 5.18 and later with CONFIG_VMGENID; Debian's cloud kernels have none). The helper gives it new ones, and sets its

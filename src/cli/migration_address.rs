@@ -21,7 +21,7 @@ pub(super) const SILENCE: Duration = Duration::from_secs(30);
 
 /// How long either end may be silent.
 pub(super) fn silence(text: &str) -> Result<Duration, &'static str> {
-    let seconds = text.strip_suffix('s').and_then(|seconds| seconds.parse().ok());
+    let seconds = text.strip_suffix('s').unwrap_or(text).parse().ok();
     let seconds = seconds.filter(|seconds| (1..=3600).contains(seconds));
     seconds.map(Duration::from_secs).ok_or("give seconds, such as 30s, 1s to 3600s")
 }
@@ -138,8 +138,8 @@ mod tests {
 
     #[test]
     fn silence_is_in_whole_seconds() {
-        assert_eq!([silence("1s"), silence("3600s")], [1, 3600].map(|s| Ok(Duration::from_secs(s))));
-        for bad in ["", "s", "0s", "3601s", "1", "1.5s", "-1s", "500ms"] {
+        assert_eq!([silence("1"), silence("3600s")], [1, 3600].map(|s| Ok(Duration::from_secs(s))));
+        for bad in ["", "s", "0s", "3601s", "1ss", "1.5s", "-1s", "500ms"] {
             assert!(silence(bad).is_err(), "{bad}");
         }
     }

@@ -203,7 +203,10 @@ fn report_flag_error(error: &clap::Error, usage_status: Status) -> Status {
     if !error.use_stderr() {
         return print(text.trim_end(), Status::Done);
     }
-    report::message(&format_args!("minivmm: {}", text.strip_prefix("error: ").unwrap_or(&text)));
+    // A verb without its words shows its help, which is no sentence.
+    let is_help = error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    let program = if is_help { "" } else { "minivmm: " };
+    report::message(&format_args!("{program}{}", text.strip_prefix("error: ").unwrap_or(&text)));
     usage_status
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::fs::File;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf, absolute};
 use std::time::Duration;
@@ -64,11 +64,22 @@ struct WayError {
     source: io::Error,
 }
 
+/// Nobody can type a machine.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`minivmm receive` takes a machine from its standard input and answers on its standard output, and one of them is a terminal: run `minivmm \
+     migrate NAME --to 'ssh THIS-HOST minivmm receive'` where the machine is, or wait here with `--listen unix:PATH`"
+)]
+struct OnTerminal;
+
 /// Takes the machine and runs it until it ends, here or in the background.
 pub(super) fn run(args: &ReceiveArgs) -> Status {
     let notify = Notify::take();
     let way = match &args.listen {
         Some(address) => Way::At(address.clone()),
+        None if io::stdin().is_terminal() || io::stdout().is_terminal() => {
+            return report_error(&OnTerminal, Status::Usage);
+        }
         None => match standard() {
             Ok(way) => way,
             Err(source) => return report_error(&WayError { at: None, source }, Status::Failed),

@@ -51,6 +51,10 @@ pub(crate) enum MigrateError {
     #[error("the target says what it should not; the machine runs on here")]
     Confused,
     #[error(
+        "what answers there is not `minivmm receive`, to which --to has to lead, such as --to 'ssh host2 minivmm receive'; the machine runs on here"
+    )]
+    Stranger,
+    #[error(
         "the target was told to let the machine run, and has not said that it does ({0}): the machine is paused here, because it must not run \
          twice; look whether it runs there; if it does not, `minivmm resume` lets it go on here, and if it does, `minivmm kill` ends it here"
     )]
@@ -151,7 +155,13 @@ impl Source<'_, '_> {
         let cpu = KvmDevice::open().and_then(|kvm| CpuBaseline::of(&kvm)).map_err(io::Error::other)?;
         self.say(Message::Hello { protocol: PROTOCOL, program: env!("CARGO_PKG_VERSION").into() })?;
         self.say(Message::Machine { spec: spec.into(), memory: copy.size(), cpu, disks })?;
-        self.expect(self.patience.greeting, |message| matches!(message, Message::Accepted).then_some(()))?;
+        let greeting =
+            self.expect(self.patience.greeting, |message| matches!(message, Message::Accepted).then_some(()));
+        greeting.map_err(|error| match error {
+            MigrateError::Confused => MigrateError::Stranger,
+            MigrateError::Stream(error) if error.kind() == ErrorKind::InvalidData => MigrateError::Stranger,
+            error => error,
+        })?;
         let writer = self.writer;
         thread::scope(|scope| {
             // Hung up at the end.

@@ -80,7 +80,12 @@ pub(crate) fn receive(
             Ok(Received { spec, restore: Restore::received(state, incoming)?, leave })
         }
         Err(error) => {
-            let _ = protocol::send(&mut stream.writer, &Message::Refused(error.to_string()));
+            // The source says itself that it is refused.
+            let sentence = match &error {
+                ReceiveError::Refused(sentence) => sentence.clone(),
+                error => error.to_string(),
+            };
+            let _ = protocol::send(&mut stream.writer, &Message::Refused(sentence));
             Err(error)
         }
     }

@@ -13,6 +13,8 @@ use super::{
 
 /// Maximum number of named ports: a virtio console has 31 ports, and one of them is the console (`VIRTCONS_MAX_PORTS` in Linux).
 const PORTS: usize = 30;
+/// Maximum number of shared folders.
+pub(crate) const MOST_SHARES: usize = (*slots::SHARE.end() - *slots::SHARE.start() + 1) as usize;
 /// Every link with IPv6 passes packets of this size (RFC 8200 §5).
 pub(super) const IPV6_MTU: u16 = 1280;
 /// `sun_path` without its terminating zero (unix(7)).
@@ -43,7 +45,7 @@ impl Spec {
             ("--disk", self.disk.len(), slots::DISK.count()),
             ("--net", self.net.len(), slots::NETWORK.count()),
             ("--port", self.port.len(), PORTS),
-            ("--share", self.share.len(), slots::SHARE.count()),
+            ("--share", self.share.len(), MOST_SHARES),
         ] {
             if asked > max {
                 return Err(SpecError::TooMany { flag, asked, max });
@@ -54,6 +56,10 @@ impl Spec {
         let tags: Vec<_> = self.shares().map(|(tag, _)| tag).collect();
         if let Some((tag, _)) = pair(&tags, |a, b| a == b) {
             return Err(SpecError::TagTwice(tag.clone()));
+        }
+        let mounts: Vec<_> = self.share.iter().filter_map(|share| share.mount.as_ref()).collect();
+        if let Some((mount, _)) = pair(&mounts, |a, b| a == b) {
+            return Err(SpecError::MountTwice((*mount).clone()));
         }
         self.check_nets()?;
         if self.merge() && self.mem_backing() == MemBacking::Memfd {
@@ -222,6 +228,9 @@ mod tests {
         assert_eq!(tags(shares(&["a", "a,tag=x", "b"]).unwrap()), ["share0", "x", "share2"]);
         assert!(matches!(shares(&["a,tag=share1", "b"]), Err(SpecError::TagTwice(_))));
         assert!(matches!(shares(&["a", "b", "c", "d"]), Err(SpecError::TooMany { max: 3, .. })));
+        let error = shares(&["a:/mnt", "b", "c:/mnt/,ro"]).unwrap_err().to_string();
+        assert!(error.starts_with("two shares have the mount `/mnt`"), "{error}");
+        assert!(shares(&["a:/mnt", "b:/mnt/b", "c"]).is_ok());
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{InterfaceName, MacAddress, MemSize, Mtu, NetId, PortForward, PortName, ShareTag, Subnet};
+use super::{
+    GuestFolder, InterfaceName, MacAddress, MemSize, Mtu, NetId, PortForward, PortName, ShareTag, Subnet,
+};
 
 /// Why a [`Spec`](super::Spec) cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +166,11 @@ pub enum SpecError {
     /// The same tag twice.
     #[error("two shares have the tag {0}; give one of them another with `,tag=NAME`")]
     TagTwice(ShareTag),
+    /// Two folders at one path of the guest.
+    #[error(
+        "two shares have the mount `{0}`, where the guest would see one of them only; give one of them another path"
+    )]
+    MountTwice(GuestFolder),
     /// The same socket twice.
     #[error("two ports or network interfaces have the socket {path}; give each a socket of its own", path = path.display())]
     SocketTwice {

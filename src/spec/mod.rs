@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub(crate) use check::MOST_SHARES;
 pub use cpus::Cpus;
 pub use disk::{DiskQueues, DiskSerial, DiskSpec};
 pub(crate) use disk_limits::limits;
@@ -151,16 +152,16 @@ pub struct Spec {
     #[serde(rename = "tap", deserialize_with = "taps_or_none", skip_serializing)]
     pub(crate) old_taps: Vec<NetSpec>,
 
-    /// Byte stream to the host: name=NAME,socket=PATH
+    /// Byte stream between the guest and a socket of the host
     ///
     /// Written as `name=NAME,socket=PATH`, once for each stream. The guest has it as /dev/virtio-ports/NAME. On the host it
     /// is a Unix socket at PATH, with one client at a time. A comma in the path is written twice. `--port generation` is a port on which the
     /// machine tells its guest that it was restored or cloned, for kernels without a driver for the VM generation ID: see `minivmm guest-helper`.
-    #[cfg_attr(feature = "cli", arg(long, hide_short_help = true, value_name = "name=,...", value_parser = OsStringValueParser::new().try_map(|text| PortSpec::parse(&text))))]
+    #[cfg_attr(feature = "cli", arg(long, hide_short_help = true, value_name = "name=NAME,socket=PATH", value_parser = OsStringValueParser::new().try_map(|text| PortSpec::parse(&text))))]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub port: Vec<PortSpec>,
 
-    /// Folder that the guest can mount: DIR,tag=NAME
+    /// Folder of the host for the guest: ~/src:/mnt/src
     ///
     /// Written as `DIR[:/MOUNT][,OPTION]...`, up to three times; the guest mounts it with `mount -t virtiofs NAME /mnt`, or by itself at
     /// `/MOUNT`, if it has systemd 254 or later. `tag=NAME`: by default
@@ -169,7 +170,7 @@ pub struct Spec {
     /// with `map` files of this user and of root are the guest's root's, and changes of owners are forgotten; with `xattr` owners and
     /// permissions of the guest are kept in an extended attribute of each file. `locks=guest|host`: whether the host and other machines
     /// take part in the locks of the guest's processes. What the guest makes belongs to this user. A comma in a path is written twice.
-    #[cfg_attr(feature = "cli", arg(long, hide_short_help = true, value_name = "DIR[,tag=NAME]", value_parser = OsStringValueParser::new().try_map(|text| ShareSpec::parse(&text))))]
+    #[cfg_attr(feature = "cli", arg(long, hide_short_help = true, value_name = "DIR[:/MOUNT]", value_parser = OsStringValueParser::new().try_map(|text| ShareSpec::parse(&text))))]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub share: Vec<ShareSpec>,
 

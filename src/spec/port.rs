@@ -81,6 +81,9 @@ impl PortSpec {
                 ("socket", Some(path)) => once(&mut socket, PathBuf::from(path), PORT, "socket")?,
                 ("", None) => return Err(DeviceError::Empty("where an option should be")),
                 _ => {
+                    if word.written() == "generation" {
+                        return Err(DeviceError::Generation);
+                    }
                     let known = "`name=NAME` and `socket=PATH`, or `generation` alone";
                     return Err(DeviceError::Unknown { device: PORT, word: word.written(), known });
                 }
@@ -163,7 +166,8 @@ mod tests {
         assert!(!own.is_generation());
         let none = serde_json::from_str::<PortSpec>("{\"name\":\"agent\"}").unwrap_err().to_string();
         assert!(none.contains("missing field `socket`"), "{none}");
-        assert!("generation,socket=/s".parse::<PortSpec>().is_err());
+        let error = "generation,socket=/s".parse::<PortSpec>().unwrap_err().to_string();
+        assert!(error.contains("`--port generation` alone"), "{error}");
     }
 
     #[test]

@@ -107,7 +107,17 @@ impl ShareSpec {
     /// [`DeviceError`] for a missing path, or an unknown or wrong option.
     pub fn parse(text: &OsStr) -> Result<Self, DeviceError> {
         let mut words = split(text).into_iter();
-        let (path, mount) = mounted(&words.next().unwrap_or_default());
+        let first = words.next().unwrap_or_default();
+        // As `minivmm run --volume` has them. Taken for a part of the path, the share would be writable.
+        for option in ["ro", "rw"] {
+            let path =
+                first.as_bytes().strip_suffix(option.as_bytes()).and_then(|rest| rest.strip_suffix(b":"));
+            let Some(path) = path else { continue };
+            let path = String::from_utf8_lossy(path).replace(',', ",,");
+            let meant = if option == "ro" { format!("{path},ro") } else { path };
+            return Err(DeviceError::ShareColon { written: text.to_string_lossy().into_owned(), meant });
+        }
+        let (path, mount) = mounted(&first);
         if path.is_empty() {
             return Err(DeviceError::Empty("where the folder's path should be"));
         }
@@ -144,7 +154,7 @@ fn mounted(text: &OsStr) -> (OsString, Option<String>) {
     (OsStr::from_bytes(host).to_owned(), Some(String::from_utf8_lossy(guest).into_owned()))
 }
 
-/// A folder of a guest: an absolute path that is not `/`, without `.`, `..` and control characters, of 255 bytes at most.
+/// A folder of a guest: an absolute path that is not `/`, without `.`, `..`, colons, commas and control characters, of 255 bytes at most.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GuestFolder(String);
 
@@ -164,10 +174,14 @@ impl FromStr for GuestFolder {
             && text.len() <= 255
             && names().next().is_some()
             && !names().any(|name| matches!(name, "." | ".."))
+            // An option behind it that is not read as one, such as `:ro`, must not be lost.
+            && !text.contains([':', ','])
             && !text.contains(|letter: char| letter.is_control() || letter == char::REPLACEMENT_CHARACTER);
-        // One way to write it: systemd makes a unit's name of it.
-        let text = || names().flat_map(|name| ["/", name]).collect();
-        if fits { Ok(GuestFolder(text())) } else { Err(DeviceError::GuestFolder(text())) }
+        match fits {
+            // One way to write it: systemd makes a unit's name of it.
+            true => Ok(GuestFolder(names().flat_map(|name| ["/", name]).collect())),
+            false => Err(DeviceError::GuestFolder(text.into())),
+        }
     }
 }
 
@@ -340,7 +354,14 @@ mod tests {
         for folder in ["/", "//", "/a/../b", "/a\nb", &format!("/{}", "x".repeat(255))] {
             assert!(mistake(&format!("a:{folder}")).contains("/mnt/work"), "{folder}");
         }
-        assert!("mnt".parse::<GuestFolder>().is_err());
+        let folder = |text: &str| text.parse::<GuestFolder>().unwrap_err().to_string();
+        assert!(folder("mnt").starts_with("`mnt` cannot") && mistake("a:/").starts_with("`/` cannot"));
+        assert!(mistake("a,,b:/y:ro").ends_with("write `a,,b:/y,ro`") && mistake("a:ro").ends_with("`a,ro`"));
+        assert!(mistake("a:/y:rw,tag=x").ends_with("write `a:/y`"));
+        for lost in ["/y:ro", "/y,ro", "/y:z"] {
+            assert!(folder(lost).contains("colons and commas"), "{lost}");
+        }
+        assert!(mistake("a:/y:z").contains("colons and commas"));
         assert!(mistake("a,").contains("behind a comma"));
         assert!(mistake("a,rw").contains("`cache=auto|always|never`"));
         assert!(

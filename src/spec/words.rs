@@ -192,6 +192,9 @@ pub enum DeviceError {
         "`{0}` cannot be the name of a port, which is 1 to 63 printable ASCII characters without `/`, `,` or spaces"
     )]
     Port(String),
+    /// Options of the port of the VM generation ID.
+    #[error("the port `generation` has no options: write `--port generation` alone")]
+    Generation,
     /// Not a tag of a shared folder.
     #[error(
         "`{0}` cannot be the tag of a share, which is 1 to 36 printable ASCII characters without `/`, `,`, `#` or spaces"
@@ -199,9 +202,18 @@ pub enum DeviceError {
     Tag(String),
     /// Not a folder of a guest.
     #[error(
-        "`{0}` cannot be where a guest mounts a share; write an absolute path of the guest without `.` and `..`, such as `/mnt/work`"
+        "`{0}` cannot be where a guest mounts a share; write an absolute path of the guest without `.`, `..`, colons and commas, such as \
+         `/mnt/work`"
     )]
     GuestFolder(String),
+    /// An option of a shared folder as another flag has it.
+    #[error("`{written}`: options of a share follow a comma; write `{meant}`")]
+    ShareColon {
+        /// The text.
+        written: String,
+        /// What is meant.
+        meant: String,
+    },
     /// Not how long a guest uses what it knows.
     #[error(
         "`{0}` is not how a guest caches a share; write `cache=auto`, `cache=always` if nobody else changes the folder, or `cache=never`"

@@ -19,13 +19,13 @@ pub struct CloneArgs {
     /// Name of the clone
     #[arg(value_name = "NAME")]
     pub name: MachineName,
-    /// The clone's files, new or empty [default: ./NAME]
+    /// Folder of the clone's files [default: ./NAME]
     #[arg(long, value_name = "FOLDER")]
     pub folder: Option<PathBuf>,
     /// From this snapshot of MACHINE, which need not run
     #[arg(long, value_name = "SNAPSHOT")]
     pub snapshot: Option<SnapshotName>,
-    /// Copy all of its disks, also what they lie on
+    /// Copy all of its disks, with their base images
     ///
     /// The clone needs nothing of the original then. Without it the clone's disks lie on what the original's disks lie on, and of a saved
     /// machine on the folder's copies.
@@ -33,7 +33,7 @@ pub struct CloneArgs {
     pub full: bool,
     /// Refuse a disk that would be copied as a whole
     ///
-    /// That is one that lies on no base, of a machine that runs or is off. The original's image never becomes a base itself: its next start
+    /// That is one that has no base image, of a machine that runs or is off. The original's image never becomes a base itself: its next start
     /// would write to it. Without this option such a disk is copied.
     #[arg(long)]
     pub linked: bool,
@@ -59,6 +59,9 @@ pub struct CloneArgs {
     /// As `--log` at a start. The original's is the original's.
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub log: Option<PathBuf>,
+    /// It always runs in the background
+    #[arg(short = 'd', long = "daemonize", hide = true)]
+    daemonize: bool,
     /// Print this help
     #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,

@@ -1,6 +1,7 @@
 //! The command line of `minivmm run`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -47,12 +48,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", hide_short_help = true)]
     pub modules: Option<PathBuf>,
     /// End the machine after so many seconds
-    #[arg(long, value_name = "SEC", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "SEC", value_parser = seconds)]
     pub timeout: Option<u32>,
     /// Give up if it is not up by then [default: 60]
     ///
     /// That is until the guest waits for its command. The time of the command itself is limited by `--timeout`.
-    #[arg(long, value_name = "SEC", hide_short_help = true, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "SEC", hide_short_help = true, value_parser = seconds)]
     pub boot_timeout: Option<u32>,
     /// Keep the booted guest as NAME for later runs
     ///
@@ -108,7 +109,7 @@ pub struct RunArgs {
     /// The machine.
     #[command(flatten)]
     pub machine: MachineArgs,
-    /// Print this help
+    /// Print this help (all: man minivmm-run)
     #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,
     /// The command to run in the guest, and its arguments
@@ -136,6 +137,14 @@ impl RunArgs {
         if let Some(flag) = flag {
             return Err(reserved_option(&format!("--{}", flag.replace('_', "-"))));
         }
+        // As podman and docker have it, and the next version.
+        if let Some(volume) = self.command.first().filter(|word| self.verbose && is_volume(word)) {
+            let volume = volume.to_string_lossy();
+            let text = format!(
+                "`-v` is short for `--verbose` in this version, so that `{volume}` would be the command; write `--volume {volume}`\n"
+            );
+            return Err(Error::raw(ErrorKind::ArgumentConflict, text).into());
+        }
         let spec = self.machine.clone().spec(matches)?;
         // The same options may be in the machine's file.
         let given = [spec.initrd.is_some(), spec.console.is_some(), spec.on_reboot.is_some()];
@@ -146,6 +155,17 @@ impl RunArgs {
             None => Ok(spec),
         }
     }
+}
+
+/// Whether it looks as `HOST:/GUEST`, as no command does.
+fn is_volume(word: &OsStr) -> bool {
+    word.as_bytes().windows(2).any(|pair| pair == b":/")
+}
+
+/// `40` or `40s`.
+fn seconds(text: &str) -> Result<u32, &'static str> {
+    let seconds = text.strip_suffix('s').unwrap_or(text).parse().ok();
+    seconds.filter(|seconds| *seconds > 0).ok_or("give seconds, such as 40")
 }
 
 fn absolute(path: OsString) -> Result<PathBuf, String> {

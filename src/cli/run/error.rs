@@ -11,7 +11,7 @@ use crate::cli::switch::EnsureError;
 use crate::cli::warm::WarmError;
 use crate::control::ClaimError;
 use crate::machine::StartError;
-use crate::spec::{MemSize, SpecError};
+use crate::spec::{MOST_SHARES, MemSize, SpecError};
 
 /// Why a command could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -50,12 +50,18 @@ pub(crate) enum RunError {
         /// What /boot has.
         found: String,
     },
+    /// More shared folders than a guest can have.
+    #[error("a guest has {max} directories of the host at most, that of --root included, and these are {asked}; leave out one of them", max = MOST_SHARES)]
+    Shares {
+        /// The number asked for.
+        asked: usize,
+    },
     /// Many guests would have what one has seen.
     #[error("the guest of `--warm` has no folder of the host's: leave out --volume and --share, or --warm")]
     WarmShare,
     /// There is no terminal to type at.
     #[error(
-        "-t and -i together are for what is typed at a terminal, and standard input is none: leave out one of them"
+        "-t and -i together are for what is typed at a terminal, and standard input is not one: leave out -t or -i"
     )]
     NoTerminal,
     /// The folder for the command's files cannot be made.
@@ -65,6 +71,17 @@ pub(crate) enum RunError {
         path: PathBuf,
         /// The reason.
         source: io::Error,
+    },
+    /// A file is there.
+    #[error("--out {path} is a file; name a new directory", path = .0.display())]
+    OutIsFile(PathBuf),
+    /// The directory that it would be in is missing.
+    #[error("--out {path} cannot be made: there is no directory {parent}; make that first, with `mkdir -p {parent}`", path = path.display(), parent = parent.display())]
+    OutNowhere {
+        /// The folder.
+        path: PathBuf,
+        /// The one that it would be in.
+        parent: PathBuf,
     },
     /// Something is there already.
     #[error("--out {path} is not empty; name a new directory, or remove what is in it", path = .0.display())]

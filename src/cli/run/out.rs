@@ -39,10 +39,17 @@ impl OutFolder {
         let target = std::path::absolute(given).map_err(failed)?;
         match fs::read_dir(&target).map(|mut entries| entries.next().is_some()) {
             Ok(true) => return Err(RunError::OutNotEmpty(given.into())),
+            Err(error) if error.kind() == ErrorKind::NotADirectory && target.is_file() => {
+                return Err(RunError::OutIsFile(given.into()));
+            }
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
         }
-        let new = NewFolder::create(&target).map_err(failed)?;
+        let missing = target.parent().filter(|parent| !parent.exists());
+        let new = NewFolder::create(&target).map_err(|source| match missing {
+            Some(parent) => RunError::OutNowhere { path: given.into(), parent: parent.into() },
+            None => failed(source),
+        })?;
         let probe = new.path().join("mode");
         let mode =
             fs::create_dir(&probe).and_then(|()| fs::metadata(&probe)).map_err(failed)?.permissions().mode();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::args::RunArgs;
 use super::busybox;
 use super::error::RunError;
-use crate::spec::{GuestFolder, ShareSpec, Spec};
+use crate::spec::{GuestFolder, MOST_SHARES, ShareSpec, Spec};
 
 /// The tag of the share that is the guest's `/`; resources/initramfs/run.sh has the same one.
 const ROOT_TAG: &str = "minivmm-root";
@@ -39,6 +39,12 @@ impl Volume {
             return Err(form());
         }
         let guest = OsStr::from_bytes(guest).to_str().ok_or("the guest's path is no UTF-8")?;
+        // As `--share` has them. Taken for a part of the path, the share would be writable.
+        if let Some((guest, options)) = guest.split_once(',') {
+            let ro = if read_only || options.split(',').any(|option| option == "ro") { ":ro" } else { "" };
+            let host = String::from_utf8_lossy(host);
+            return Err(format!("options of --volume follow a colon; write {host}:{guest}{ro}"));
+        }
         let guest = guest.parse().map_err(|error| format!("{error}"))?;
         Ok(Volume { host: OsStr::from_bytes(host).into(), guest, read_only })
     }
@@ -46,6 +52,12 @@ impl Volume {
 
 /// Adds the shares of a run to its machine. That of `--root` is the last one.
 pub(super) fn share(args: &RunArgs, spec: &mut Spec) -> Result<(), RunError> {
+    add_shares(args, spec)?;
+    let asked = spec.share.len();
+    if asked > MOST_SHARES { Err(RunError::Shares { asked }) } else { Ok(()) }
+}
+
+fn add_shares(args: &RunArgs, spec: &mut Spec) -> Result<(), RunError> {
     for Volume { host, guest, read_only } in &args.volume {
         let mut share = ShareSpec::new(host).mounted_at(guest.clone());
         share.read_only = *read_only;
@@ -102,6 +114,8 @@ mod tests {
         for wrong in ["", "work", ":/work", "a:work", "a:", "a:ro", "a:/work:z"] {
             assert!(parsed(wrong).unwrap_err().contains("such as .:/work"), "{wrong}");
         }
+        assert!(parsed(".:/work,ro").unwrap_err().ends_with("write .:/work:ro"));
+        assert!(parsed(".:/work,rw").unwrap_err().ends_with("write .:/work"));
     }
 
     #[test]

@@ -200,7 +200,7 @@ pub struct CaptureOutput {
     /// The file, new or an earlier capture; or - for stdout
     #[arg(short, long, value_name = "FILE")]
     pub write: Option<PathBuf>,
-    /// End behind so many frames
+    /// End after so many frames
     #[arg(short, long, value_name = "FRAMES", value_parser = at_least_one)]
     pub count: Option<u64>,
     /// End after so many seconds

@@ -1,9 +1,11 @@
 //! `minivmm migrate`: carries the stream between a machine and the process that takes it over.
 
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -47,7 +49,7 @@ impl Target {
         let mut child =
             Command::new("sh").args(["-c", to]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (Some(writer), Some(reader)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(io::ErrorKind::BrokenPipe.into());
+            return Err(ErrorKind::BrokenPipe.into());
         };
         // The machine has its own limits for what it waits for.
         let writer = Patient::writer(writer, limit)?;
@@ -58,17 +60,33 @@ impl Target {
     }
 }
 
-/// Waits for the program that leads to the target, but not for ever.
-fn wait_for(child: Option<Child>) {
-    let Some(mut child) = child else { return };
+/// Waits for the program that leads to the target, but not for ever. Its status, if it has ended by itself.
+fn wait_for(child: Option<Child>) -> Option<i32> {
+    let mut child = child?;
     let begun = Instant::now();
-    while let Ok(None) = child.try_wait() {
-        if begun.elapsed() > END_LIMIT {
-            let _ = child.kill();
-            let _ = child.wait();
-            return;
+    loop {
+        match child.try_wait() {
+            Ok(None) if begun.elapsed() <= END_LIMIT => thread::sleep(Duration::from_millis(10)),
+            Ok(None) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return None;
+            }
+            Ok(Some(status)) => return status.code(),
+            Err(_) => return None,
         }
-        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Why no target was reached.
+fn unreached(to: &str, source: &io::Error) -> String {
+    match source.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused if is_address(to) => {
+            format!(
+                "nobody waits at {to}; start `minivmm receive --listen {to}` first; the machine runs on here"
+            )
+        }
+        _ => format!("{to}: {source}; the machine runs on here"),
     }
 }
 
@@ -91,14 +109,22 @@ pub(super) fn migrate(args: &MigrateArgs) -> Result<Status, VerbError> {
     if let Some(Local::Failed(why)) = local(&first).map_err(failed)? {
         return Err(failed(why));
     }
-    let target = Target::connect(&args.to, silence)
-        .map_err(|source| failed(format!("{}: {source}; the machine runs on here", args.to)))?;
+    let target = Target::connect(&args.to, silence).map_err(|source| failed(unreached(&args.to, &source)))?;
     let Target { stream: Stream { reader, writer }, child } = target;
     let replies = stream.try_clone().map_err(VerbError::Terminal)?;
-    spawn(Role::Cli, "replies", move || carry_back(reader, &replies)).map_err(VerbError::Terminal)?;
-    let outcome = carry(&client, &stream, first, &mut frames, writer).map_err(failed);
-    wait_for(child);
-    let report = outcome?;
+    let answered = Arc::new(AtomicBool::new(false));
+    let answers = answered.clone();
+    spawn(Role::Cli, "replies", move || carry_back(reader, &replies, &answers))
+        .map_err(VerbError::Terminal)?;
+    let outcome = carry(&client, &stream, first, &mut frames, writer);
+    let status = wait_for(child).filter(|status| *status != 0 && !answered.load(Ordering::Relaxed));
+    let report = outcome.map_err(|why| match status {
+        Some(status) => failed(format!(
+            "the command of --to ended with status {status} before a target answered: it has to lead to `minivmm receive`, such as \
+             --to 'ssh host2 minivmm receive'; the machine runs on here"
+        )),
+        None => failed(why),
+    })?;
     waiter.end(END_LIMIT)?;
     let text = if args.json { serde_json::to_string_pretty(&report)? } else { words(&report) };
     Ok(print(&text, Status::Done))
@@ -111,8 +137,12 @@ fn words(report: &CopyReport) -> String {
 }
 
 /// From the target to the machine.
-fn carry_back(mut from: Box<dyn Read + Send>, to: &UnixStream) {
-    let _ = io::copy(&mut from, &mut &*to);
+fn carry_back(mut from: Box<dyn Read + Send>, to: &UnixStream, answered: &AtomicBool) {
+    let mut first = [0];
+    if from.read_exact(&mut first).is_ok() {
+        answered.store(true, Ordering::Relaxed);
+        let _ = (&*to).write_all(&first).and_then(|()| io::copy(&mut from, &mut &*to));
+    }
     let _ = to.shutdown(Shutdown::Write);
 }
 
@@ -122,7 +152,7 @@ fn carry(
     stream: &UnixStream,
     first: Frame,
     frames: &mut dyn Read,
-    writer: Box<dyn io::Write + Send>,
+    writer: Box<dyn Write + Send>,
 ) -> Result<CopyReport, String> {
     let (mut frame, mut writer, mut bar) = (first, Some(writer), Bar::without_signals());
     loop {

@@ -27,6 +27,18 @@ pub enum ShareError {
         /// The path.
         path: PathBuf,
     },
+    /// It is not there, and what stands in front of its last colon is a folder.
+    #[error(
+        "there is no folder {}, and `{}` is no absolute path of the guest: write `{}:/{}`", path.display(), .guest, host.display(), .guest
+    )]
+    Relative {
+        /// The path.
+        path: PathBuf,
+        /// What is in front of the colon.
+        host: PathBuf,
+        /// What is behind it.
+        guest: String,
+    },
     /// It is something else.
     #[error("{path} of `--share` is no folder; name a folder, such as the one that it is in", path = path.display())]
     NoFolder {
@@ -122,8 +134,19 @@ impl SharedFolder {
 }
 
 fn told(path: &Path, source: io::Error) -> ShareError {
+    let relative = path.to_str().and_then(|text| text.rsplit_once(':'));
+    let relative = relative.filter(|(host, guest)| !guest.is_empty() && Path::new(host).is_dir());
     let path = path.to_path_buf();
-    match source.kind() {
+    match (source.kind(), relative) {
+        (io::ErrorKind::NotFound, Some((host, guest))) => {
+            ShareError::Relative { host: host.into(), guest: guest.into(), path }
+        }
+        (kind, _) => told_of(kind, path, source),
+    }
+}
+
+fn told_of(kind: io::ErrorKind, path: PathBuf, source: io::Error) -> ShareError {
+    match kind {
         io::ErrorKind::NotFound => ShareError::Missing { path },
         io::ErrorKind::NotADirectory => ShareError::NoFolder { path },
         io::ErrorKind::PermissionDenied => ShareError::Denied { path },
