@@ -10,6 +10,8 @@
     reason = "a test that cannot go on shall say so by a panic"
 )]
 
+#[path = "support/closed.rs"]
+mod closed;
 #[path = "support/embedded.rs"]
 mod embedded;
 #[path = "support/inside.rs"]
@@ -25,6 +27,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use closed::until_closed;
 use embedded::{LIMIT, Output};
 use inside::{inside, mount};
 use load::{BLOCK, BLOCKS, assert_last_writes, number};
@@ -62,6 +65,7 @@ impl Host {
     }
 
     fn start(&self, on_full: OnFull) -> (Machine, Output) {
+        until_closed(&self.image, LIMIT);
         let output = Output::default();
         (Machine::start(&self.spec(on_full), Box::new(output.clone())).unwrap(), output)
     }

@@ -9,6 +9,8 @@
     reason = "a test that cannot go on shall say so by a panic"
 )]
 
+#[path = "support/closed.rs"]
+mod closed;
 #[path = "support/dose.rs"]
 mod dose;
 #[path = "support/embedded.rs"]
@@ -26,6 +28,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use closed::until_closed;
 use embedded::{LIMIT, Output};
 use frames::{Counts, Peer};
 use load::{BLOCK, BLOCKS, assert_last_writes, number};
@@ -74,16 +77,7 @@ impl Load {
     }
 
     fn restore(&self, saved: Saved) -> Running {
-        // A machine that is killed waits two seconds for what the host has to end, and a busy host may take longer to let go of its disk.
-        let is_open = || {
-            let files = fs::read_dir("/proc/self/fd").unwrap().flatten();
-            files.filter_map(|file| fs::read_link(file.path()).ok()).any(|file| file == self.image)
-        };
-        let begun = Instant::now();
-        while is_open() {
-            assert!(begun.elapsed() < LIMIT, "the image of a machine that was killed stays open");
-            thread::sleep(Duration::from_millis(1));
-        }
+        until_closed(&self.image, LIMIT);
         let output = Output::default();
         let Saved { state, memory } = saved;
         // Through text, as a file has it.
