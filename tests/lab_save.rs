@@ -3,6 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
+    clippy::panic,
     reason = "a helper that fails fails its test; what was measured is shown"
 )]
 
@@ -214,7 +215,11 @@ fn moves(mut guest: Guest, version: &str) {
     // All of this is emulated, and tests share the host.
     let line = as_user("./minivmm migrate vm1 --to unix:moving --downtime 10s --json");
     let out = lab().exec(&Cmd::sh(line).limit(BOOT)).unwrap();
-    assert!(out.status == lab::Status::Exited(0), "{}; the target: {}", out.err_text(), receive.so_far());
+    if out.status != lab::Status::Exited(0) {
+        // Why it has gone it says last.
+        let target = receive.wait(SOON).map(|ended| (ended.status, ended.text()));
+        panic!("{}; the target: {target:?}", out.err_text());
+    }
     println!("{version}: moved: {}", out.text().split_whitespace().collect::<String>());
     guest.wait();
     let mut guest = Guest::of(receive, "has-moved");
