@@ -56,6 +56,8 @@ pub struct Args {
 #[derive(Debug, Clone, clap::Args)]
 pub struct MachineArgs {
     /// Read the machine from a TOML file; flags win
+    ///
+    /// Its keys are the names of the flags. Relative paths in it count from its folder.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The flags.

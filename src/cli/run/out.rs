@@ -124,7 +124,7 @@ mod tests {
         let error = OutFolder::create(&target).unwrap_err().to_string();
         assert!(error.contains("not empty"), "{error}");
         let error = OutFolder::create(&home.path().join("none/out")).unwrap_err().to_string();
-        assert!(error.contains("No such file"), "{error}");
+        assert!(error.contains("none; make that first, with `mkdir -p"), "{error}");
         let error = OutFolder::create(&target.join("file")).unwrap_err().to_string();
         assert!(error.contains("Not a directory"), "{error}");
     }
