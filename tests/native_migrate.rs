@@ -201,7 +201,10 @@ fn what_does_not_fit_is_refused_before_the_memory_and_the_source_runs_on() {
     let receive = format!("{} receive", env!("CARGO_BIN_EXE_minivmm"));
     refused(&receive, &["a machine called vm0 runs there already", "it runs on here"]);
     refused("exit 3", &["runs on here"]);
-    refused("unix:/none/there", &["/none/there", "No such file", "runs on here"]);
+    refused(
+        "unix:/none/there",
+        &["nobody waits at unix:/none/there", "minivmm receive --listen", "runs on here"],
+    );
     refused("tcp:192.0.2.1:4444", &["ssh", "runs on here"]);
     refused("echo this is no migration; cat >/dev/null", &["runs on here"]);
     fs::rename(&image, image.with_extension("gone")).unwrap();

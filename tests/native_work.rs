@@ -306,5 +306,5 @@ fn terminal_without_input_is_not_raw_and_ctrl_c_ends_the_run() {
     terminal.end().is(0);
     let out = home.out(&["-it", "show"]);
     is(&out, 125, "");
-    assert!(said(&out).contains("standard input is none: leave out one of them"), "{}", said(&out));
+    assert!(said(&out).contains("standard input is not one: leave out -t or -i"), "{}", said(&out));
 }

@@ -98,7 +98,7 @@ fn disks_go_where_they_are_told_and_replace_nothing() {
         bench.load_runs_on(&source);
     };
     refused("no folder", &[], "minivmm receive --disks FOLDER");
-    refused("a folder that is not there", &["--disks", "nowhere"], "cannot be made there");
+    refused("a folder that is not there", &["--disks", "nowhere"], "make it before, with `mkdir -p`");
     fs::write(bench.folder().join("there/vda.raw"), "another's").unwrap();
     refused("another's file", &["--disks", "there"], "is there already");
     assert_eq!(fs::read(bench.folder().join("there/vda.raw")).unwrap(), b"another's");
