@@ -43,6 +43,8 @@ struct Target {
     child: Owned,
     stdout: Heard,
     stderr: Heard,
+    /// Ends with the last of what it says.
+    listener: JoinHandle<()>,
 }
 
 impl Target {
@@ -60,6 +62,7 @@ impl Target {
         let (stdout, stderr) = (self.stdout.clone(), self.stderr.clone());
         drop(self.child.stdin.take());
         let status = wait(&mut self.child, || format!("{} {}", stdout.text(), stderr.text()));
+        self.listener.join().unwrap();
         (status.code(), self.stderr.text())
     }
 
@@ -102,9 +105,9 @@ impl Bench {
         let mut command = self.host.verb(&[&["receive", "--listen", &listen], words].concat());
         let mut child = Owned::start(command.current_dir(self.folder()).stdin(Stdio::piped()));
         let (stdout, _) = Heard::listen(child.stdout.take().unwrap());
-        let (stderr, _) = Heard::listen(child.stderr.take().unwrap());
+        let (stderr, listener) = Heard::listen(child.stderr.take().unwrap());
         assert!(stderr.wait(|heard| count(heard, "waiting for a machine") > 0), "{}", stderr.text());
-        Target { child, stdout, stderr }
+        Target { child, stdout, stderr, listener }
     }
 
     /// What `minivmm migrate` ends with and says.

@@ -92,7 +92,7 @@ pub(crate) fn tools() -> Result<PathBuf, LabError> {
 }
 
 /// Of Debian 13: systemd, which takes credentials that Debian 12's does not know, and what it needs.
-const SYSTEMD: [&str; 33] = [
+const SYSTEMD: [&str; 36] = [
     "base-files",
     "base-passwd",
     "coreutils",
@@ -107,7 +107,9 @@ const SYSTEMD: [&str; 33] = [
     "libcap2",
     "libcrypt1",
     "libgcc-s1",
+    "libgcrypt20",
     "libgmp10",
+    "libgpg-error0",
     "libkmod2",
     "liblz4-1",
     "liblzma5",
@@ -126,13 +128,14 @@ const SYSTEMD: [&str; 33] = [
     "mount",
     "systemd",
     "util-linux",
+    "zlib1g",
 ];
 /// What the system below does once it is up: what is in `/usr/local/bin/proof`, with the console.
 const PROOF: &str = "[Unit]\nAfter=local-fs.target\n[Service]\nType=oneshot\nExecStart=/bin/sh /usr/local/bin/proof\n\
     ExecStopPost=/bin/systemctl poweroff --no-block\nStandardOutput=tty\nStandardError=tty\nTTYPath=/dev/ttyS0\n";
 
 pub(crate) fn systemd_packages() -> Result<PathBuf, LabError> {
-    packages::unpacked_together(Release::Named("trixie"), "trixie-systemd", &SYSTEMD)
+    packages::unpacked_together(Release::Named("trixie"), "trixie-systemd-257", &SYSTEMD)
 }
 
 /// An ext4 with systemd 257 as on Debian 13, whose first boot runs `script` and powers off. It is shared: do not write to it.
