@@ -794,9 +794,9 @@ fn the_network_of_the_target_hears_where_the_guest_is() {
     let listen = format!("unix:{}", bench.folder().join("target").display());
     let mut child = Owned::start(there.verb(&["receive", "--listen", &listen]).stdin(Stdio::piped()));
     let (stdout, _) = Heard::listen(child.stdout.take().unwrap());
-    let (stderr, _) = Heard::listen(child.stderr.take().unwrap());
+    let (stderr, listener) = Heard::listen(child.stderr.take().unwrap());
     assert!(stderr.wait(|heard| count(heard, "waiting for a machine") > 0), "{}", stderr.text());
-    let mut target = Target { child, stdout, stderr };
+    let mut target = Target { child, stdout, stderr, listener };
     let (status, _, said) = bench.migrate("vm0", "unix:target", &[]);
     assert_eq!(status, Some(0), "{said} {}", target.stderr.text());
     assert!(source.end().status.success());
