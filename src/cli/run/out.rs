@@ -126,6 +126,6 @@ mod tests {
         let error = OutFolder::create(&home.path().join("none/out")).unwrap_err().to_string();
         assert!(error.contains("none; make that first, with `mkdir -p"), "{error}");
         let error = OutFolder::create(&target.join("file")).unwrap_err().to_string();
-        assert!(error.contains("Not a directory"), "{error}");
+        assert!(error.contains("is a file; name a new directory"), "{error}");
     }
 }
