@@ -56,7 +56,7 @@ fn a_systemd_guest_that_nobody_has_prepared_has_its_shares_and_its_id() {
     assert_eq!(out.status, Status::Exited(0), "{said}{}", out.err_text());
     for line in [
         "MOUNTED share0 /mnt/work rw",
-        "MOUNTED share1 /mnt/read\\040only ro",
+        "MOUNTED share1 /mnt/read only ro",
         "a letter",
         "ro is ro",
         &format!("ID {}", UUID.replace('-', "")),

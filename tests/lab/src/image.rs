@@ -141,7 +141,8 @@ pub(crate) fn systemd_packages() -> Result<PathBuf, LabError> {
 /// An ext4 with systemd 257 as on Debian 13, whose first boot runs `script` and powers off. It is shared: do not write to it.
 pub fn systemd(script: &str) -> Result<PathBuf, LabError> {
     let packages = systemd_packages()?;
-    let dir = made("systemd", &[SYSTEMD.join(" "), PROOF.to_owned(), script.to_owned()], |new| {
+    let parts = [SYSTEMD.join(" "), PROOF.to_owned(), "proof.target".to_owned(), script.to_owned()];
+    let dir = made("systemd", &parts, |new| {
         let root = new.join("root");
         fs::create_dir_all(new).map_err(LabError::path("create", new))?;
         run(Command::new("cp").args(["-al"]).arg(&packages).arg(&root))?;
@@ -149,6 +150,7 @@ pub fn systemd(script: &str) -> Result<PathBuf, LabError> {
         for (name, text) in [
             ("etc/machine-id", ""),
             ("etc/systemd/system/proof.service", PROOF),
+            ("etc/systemd/system/proof.target", "[Unit]\nRequires=proof.service\nAfter=proof.service\n"),
             ("usr/local/bin/proof", script),
             ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
             ("etc/group", "root:x:0:\ntty:x:5:\n"),
@@ -160,7 +162,7 @@ pub fn systemd(script: &str) -> Result<PathBuf, LabError> {
         }
         let target = root.join("etc/systemd/system/default.target");
         let target =
-            std::os::unix::fs::symlink("proof.service", &target).map_err(LabError::path("create", &target));
+            std::os::unix::fs::symlink("proof.target", &target).map_err(LabError::path("create", &target));
         target?;
         let image = new.join("image");
         let sparse = fs::File::create(&image).and_then(|f| f.set_len(256 << 20));
