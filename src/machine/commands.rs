@@ -54,9 +54,9 @@ pub(crate) struct CommandPorts {
 
 /// What a guest that waits for a command has besides: that of a run with `--out` or `--tty`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct MorePorts {
-    files: bool,
-    terminal: bool,
+pub(crate) struct MorePorts {
+    pub(crate) files: bool,
+    pub(crate) terminal: bool,
 }
 
 impl MorePorts {
@@ -74,13 +74,12 @@ impl MorePorts {
 }
 
 impl CommandPorts {
-    /// For a guest that has these.
-    pub(super) fn with(more: MorePorts) -> Self {
-        let ports = if more.files { Self::new().with_files() } else { Self::new() };
-        if more.terminal { ports.with_terminal() } else { ports }
+    pub(crate) fn new() -> Self {
+        Self::with(MorePorts::default())
     }
 
-    pub(crate) fn new() -> Self {
+    /// For a guest that has these.
+    pub(crate) fn with(more: MorePorts) -> Self {
         let queue = |capacity| Arc::new(ByteQueue::new(capacity));
         let pair = |capacity| [queue(capacity), queue(capacity)];
         CommandPorts {
@@ -89,20 +88,9 @@ impl CommandPorts {
             run: queue(CAPACITY),
             command: queue(CAPACITY),
             input: queue(CAPACITY),
-            files: None,
-            terminal: None,
+            files: more.files.then(|| queue(CAPACITY)),
+            terminal: more.terminal.then(|| pair(CAPACITY)),
         }
-    }
-
-    /// With a port for the files that the command leaves.
-    pub(crate) fn with_files(self) -> Self {
-        CommandPorts { files: Some(Arc::new(ByteQueue::new(CAPACITY))), ..self }
-    }
-
-    /// With a terminal for the command.
-    pub(crate) fn with_terminal(self) -> Self {
-        let queue = || Arc::new(ByteQueue::new(CAPACITY));
-        CommandPorts { terminal: Some([queue(), queue()]), ..self }
     }
 
     /// The ports of the machine.

@@ -381,7 +381,8 @@ impl<'a> Copy<'a> {
             rate: Rate::default(),
             throttle: Throttle::new(limits.bandwidth, begin),
         };
-        copying.round(ranges(ram.used()?), &mut disks, Zeros::Skip)?;
+        let disks_left = disks::left(&mut disks)?;
+        copying.round(ranges(ram.used()?), (&mut disks, disks_left), Zeros::Skip)?;
         let mut convergence = Convergence::new(limits);
         let copied: Vec<_> = disks.iter().map(CopiedDisk::index).collect();
         let written = loop {
@@ -389,9 +390,12 @@ impl<'a> Copy<'a> {
             controls.disks.sync(|index| !copied.contains(&index))?;
             copying.goes_on()?;
             let written = log.take()?;
-            let left = len(&written) + disks::take_written(&mut disks)?;
+            let disks_left = disks::take_written(&mut disks)?;
+            let left = len(&written) + disks_left;
             match convergence.after_round(left, copying.rate) {
-                Verdict::Again => copying.round(ram.offsets(&written), &mut disks, Zeros::Tell)?,
+                Verdict::Again => {
+                    copying.round(ram.offsets(&written), (&mut disks, disks_left), Zeros::Tell)?;
+                }
                 Verdict::Pause => break written,
                 Verdict::GiveUp => {
                     let rate = copying.rate.bytes_per_second();
@@ -409,10 +413,10 @@ impl<'a> Copy<'a> {
         let mut last = written;
         last.extend(log.take()?);
         // Nothing is in flight any more.
-        disks::take_written(&mut disks)?;
+        let disks_left = disks::take_written(&mut disks)?;
         copying.throttle = Throttle::new(None, begin);
         let before = copying.progress.sent;
-        copying.round(ram.offsets(&merge(last)), &mut disks, Zeros::Tell)?;
+        copying.round(ram.offsets(&merge(last)), (&mut disks, disks_left), Zeros::Tell)?;
         controls.check_paused(&parts.paused)?;
         disks.iter().try_for_each(CopiedDisk::check_length)?;
         let CopyProgress { round, sent, .. } = copying.progress;
@@ -430,15 +434,15 @@ enum Zeros {
 }
 
 impl Copying<'_, '_> {
-    /// Disks first: of what is in memory, less is written meanwhile then.
+    /// Disks first, of which so many bytes are left: of what is in memory, less is written meanwhile then.
     fn round(
         &mut self,
         offsets: Vec<Range<u64>>,
-        disks: &mut [CopiedDisk],
+        (disks, disks_left): (&mut [CopiedDisk], u64),
         zeros: Zeros,
     ) -> Result<(), SaveError> {
         self.progress.round += 1;
-        self.progress.left = len(&offsets) + disks::left(disks)?;
+        self.progress.left = len(&offsets) + disks_left;
         self.progress.total = self.progress.left;
         let (mut bytes, mut busy) = (0u64, Duration::ZERO);
         for disk in disks {
@@ -493,7 +497,7 @@ pub(super) fn copy_paused(shown: &Shown, ram: &GuestRam, file: &File) -> Result<
         rate: Rate::default(),
         throttle: Throttle::new(None, Instant::now()),
     };
-    copying.round(ranges(ram.used()?), &mut [], Zeros::Skip)
+    copying.round(ranges(ram.used()?), (&mut [], 0), Zeros::Skip)
 }
 
 fn ranges(parts: Vec<(u64, u64)>) -> Vec<Range<u64>> {
@@ -550,7 +554,7 @@ mod tests {
             rate: Rate::default(),
             throttle: Throttle::new(None, Instant::now()),
         };
-        copying.round(offsets, &mut [], zeros).map(|()| copying.progress)
+        copying.round(offsets, (&mut [], 0), zeros).map(|()| copying.progress)
     }
 
     #[test]

@@ -121,23 +121,18 @@ impl SaveOptions {
 
 impl SavedParts {
     /// Copies the disks into a folder which has not got them yet, if `options` say so, as long as the machine rests and `wanted` says so. Gives
-    /// the bytes that were copied.
+    /// the bytes that were copied. Disks that stay where they are must have a name there.
     pub(super) fn copy_disks(
         &self,
         options: SaveOptions,
         new: &mut NewSavedMachine,
         wanted: &dyn Fn() -> bool,
     ) -> Result<u64, SaveError> {
+        if !options.with_disks {
+            return self.check_names().map(|()| 0);
+        }
         let mut bytes = 0;
-        let written = self.written.iter().enumerate();
-        for (index, file) in written.filter_map(|(index, file)| Some((index, file.as_ref()?))) {
-            if !options.with_disks {
-                // The machine's own descriptor is the last that there is of it.
-                if file.is_removed().map_err(|source| SaveError::Disk { id: disk_id(index), source })? {
-                    return Err(SaveError::DiskRemoved(disk_id(index)));
-                }
-                continue;
-            }
+        for (index, file) in self.written_files() {
             if file.is_device {
                 return Err(Unsaveable::DeviceDisk(disk_id(index)).into());
             }
@@ -146,6 +141,20 @@ impl SavedParts {
             }
         }
         Ok(bytes)
+    }
+
+    /// Refuses an image that was removed: the machine's own descriptor is the last that there is of it.
+    fn check_names(&self) -> Result<(), SaveError> {
+        for (index, file) in self.written_files() {
+            if file.is_removed().map_err(|source| SaveError::Disk { id: disk_id(index), source })? {
+                return Err(SaveError::DiskRemoved(disk_id(index)));
+            }
+        }
+        Ok(())
+    }
+
+    fn written_files(&self) -> impl Iterator<Item = (usize, &WrittenFile)> {
+        self.written.iter().enumerate().filter_map(|(index, file)| Some((index, file.as_ref()?)))
     }
 }
 

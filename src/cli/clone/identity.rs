@@ -38,9 +38,8 @@ pub(super) fn identity(
     Ok(spec)
 }
 
-/// The same as it boots later: with a UUID and MAC addresses of its own.
+/// The same as it boots later: with MAC addresses of its own.
 pub(super) fn at_next_boot(mut spec: Spec, same_mac: bool) -> Spec {
-    spec.uuid = None;
     if !same_mac {
         spec.net.iter_mut().for_each(|net| net.mac = None);
     }

@@ -27,7 +27,7 @@ use crate::cli::session::{END_LIMIT, wait_until_abandoned};
 use crate::control::Ending;
 use crate::host::signals::{Signal, Signals};
 use crate::host::terminal::{RestoreGuard, Terminal};
-use crate::machine::commands::{self, CommandPorts, Task};
+use crate::machine::commands::{self, CommandPorts, MorePorts, Task};
 use crate::spec::Spec;
 
 /// How long the rest of the output may take once the machine has ended.
@@ -54,13 +54,7 @@ pub(super) fn run(args: &RunArgs, spec: Spec) -> Result<Status, RunError> {
     let token = commands::token().map_err(refused("random bytes"))?;
     let (sender, events) = mpsc::channel();
     let out = args.out.as_deref().map(OutFolder::create).transpose()?;
-    let mut ports = CommandPorts::new();
-    if args.tty {
-        ports = ports.with_terminal();
-    }
-    if out.is_some() {
-        ports = ports.with_files();
-    }
+    let ports = CommandPorts::with(MorePorts { files: out.is_some(), terminal: args.tty });
     let own = terminal.clone();
     spawn("signals", &sender, move |events| forward_signal(&signals, own.as_deref(), &events))
         .map_err(refused("a thread"))?;

@@ -49,7 +49,7 @@ impl Share {
         let names = self.nodes.names(slot)?;
         let opened = match walk(&self.folder, &names) {
             // The cache may have what the process lacks.
-            Err(Errno::NFILE) if self.nodes.close_folders(1) => walk(&self.folder, &names_of(self, slot)?),
+            Err(Errno::NFILE) if self.nodes.close_folders(1) => walk(&self.folder, &self.nodes.names(slot)?),
             opened => opened,
         };
         // It was a folder: what has its name now is another file, or nothing.
@@ -104,10 +104,6 @@ impl Share {
         let handles = &self.nodes.get(slot).ok()?.handles;
         handles.iter().rev().find_map(|handle| self.handles.at(*handle)?.fd.clone())
     }
-}
-
-fn names_of(share: &Share, slot: Slot) -> Answer<Vec<&[u8]>> {
-    share.nodes.names(slot)
 }
 
 /// Opens the folder at `names`; no link is followed in any of them.

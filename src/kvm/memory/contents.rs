@@ -167,9 +167,10 @@ fn is_of_limited_memory(file: &File) -> bool {
 pub(crate) fn parts(file: &File, len: u64) -> io::Result<Vec<(u64, u64)>> {
     const MOST: u64 = 4096;
     let extents = extents(file, len)?;
-    let stretch = match is_of_limited_memory(file) && extents.len() < MOST_EXACT {
-        true => PAGE,
-        false => (HUGE_PAGE as u64).max((len / MOST).next_power_of_two()),
+    let stretch = if extents.len() < MOST_EXACT && is_of_limited_memory(file) {
+        PAGE
+    } else {
+        (HUGE_PAGE as u64).max((len / MOST).next_power_of_two())
     };
     let mut parts: Vec<(u64, u64)> = Vec::new();
     for (offset, bytes) in extents {

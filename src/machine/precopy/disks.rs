@@ -34,12 +34,6 @@ impl CopiedDisk {
         self.live.len()
     }
 
-    /// What was written meanwhile is left, too. Bytes of all that is left.
-    pub(super) fn take_written(&mut self) -> Result<u64, SaveError> {
-        self.live.take_written();
-        self.left()
-    }
-
     fn left(&mut self) -> Result<u64, SaveError> {
         let left = self.live.left();
         left.map_err(|source| SaveError::DiskRead { id: self.id.clone(), source })
@@ -55,9 +49,10 @@ impl CopiedDisk {
     }
 }
 
-/// What was written to all of them meanwhile is left, too. Bytes of all that is left.
+/// What was written to all of them meanwhile is left, too. Bytes of all that is left, for which the host is asked where holes are.
 pub(super) fn take_written(disks: &mut [CopiedDisk]) -> Result<u64, SaveError> {
-    disks.iter_mut().map(CopiedDisk::take_written).sum()
+    disks.iter_mut().for_each(|disk| disk.live.take_written());
+    left(disks)
 }
 
 /// Bytes of all that is left.

@@ -138,10 +138,13 @@ pub(crate) fn systemd_packages() -> Result<PathBuf, LabError> {
     packages::unpacked_together(Release::Named("trixie"), "trixie-systemd-257", &SYSTEMD)
 }
 
+/// What it boots to.
+const PROOF_TARGET: &str = "[Unit]\nRequires=proof.service\nAfter=proof.service\n";
+
 /// An ext4 with systemd 257 as on Debian 13, whose first boot runs `script` and powers off. It is shared: do not write to it.
 pub fn systemd(script: &str) -> Result<PathBuf, LabError> {
     let packages = systemd_packages()?;
-    let parts = [SYSTEMD.join(" "), PROOF.to_owned(), "proof.target".to_owned(), script.to_owned()];
+    let parts = [SYSTEMD.join(" "), PROOF.to_owned(), PROOF_TARGET.to_owned(), script.to_owned()];
     let dir = made("systemd", &parts, |new| {
         let root = new.join("root");
         fs::create_dir_all(new).map_err(LabError::path("create", new))?;
@@ -150,7 +153,7 @@ pub fn systemd(script: &str) -> Result<PathBuf, LabError> {
         for (name, text) in [
             ("etc/machine-id", ""),
             ("etc/systemd/system/proof.service", PROOF),
-            ("etc/systemd/system/proof.target", "[Unit]\nRequires=proof.service\nAfter=proof.service\n"),
+            ("etc/systemd/system/proof.target", PROOF_TARGET),
             ("usr/local/bin/proof", script),
             ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\n"),
             ("etc/group", "root:x:0:\ntty:x:5:\n"),
