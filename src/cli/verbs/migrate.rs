@@ -166,13 +166,14 @@ fn carry(
             Some(Local::Migrated(report)) => return Ok(report),
             Some(Local::Failed(why)) => return Err(why),
             None => {
-                let lost =
-                    writer.as_mut().is_some_and(|to| frame.write(to).and_then(|()| to.flush()).is_err());
-                if lost {
+                let written = writer.as_mut().map_or(Ok(()), |to| frame.write(to).and_then(|()| to.flush()));
+                if let Err(error) = written {
                     // The machine copies no more, if it still does, and says what the target has said.
                     writer = None;
                     let _ = client.send("DELETE", "/v1/copy", None, ANSWER_LIMIT);
-                    let _ = is_over.recv_timeout(LAST_WORDS);
+                    if error.kind() != ErrorKind::TimedOut {
+                        let _ = is_over.recv_timeout(LAST_WORDS);
+                    }
                     let _ = stream.shutdown(Shutdown::Write);
                 }
             }
