@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use devices::pci::{FunctionAddress, slots};
 use virtio::balloon::Balloon;
 use virtio::block::{AnyEngine, Block};
-use virtio::console::{Backend, Console};
+use virtio::console::Console;
 use virtio::device::{Device, DeviceInfo};
 use virtio::entropy::Entropy;
 use virtio::fs::Fs;
@@ -18,7 +18,7 @@ use virtio::worker::Worker;
 use super::StartError;
 use super::disks::disk_id;
 use super::nets::NetResource;
-use super::pci::{Placed, host_bridge, slot};
+use super::pci::{Placed, Terminals, host_bridge, slot};
 use super::resources::Resources;
 use super::stats::DeviceCounters;
 use crate::host::disk::EngineKind;
@@ -27,7 +27,7 @@ use crate::spec::{DiskDiscard, DiskQueues, DiskSerial, OnFull};
 /// The functions that a spec asks for.
 pub(super) fn functions(
     resources: &Resources,
-    hvc0: Box<dyn Backend>,
+    terminals: Terminals,
     platform: &Platform,
 ) -> Result<Vec<Placed>, StartError> {
     let spec = &resources.spec;
@@ -52,11 +52,12 @@ pub(super) fn functions(
     let (balloon, handle) = put(balloon, shared.clone(), slot(slots::BALLOON)?, platform)?;
     resources.balloon.attach(handle);
     placed.push(balloon);
+    let Terminals { hvc0, hold_up } = terminals;
     let ports = resources.ports.iter();
     let console = ports
         .fold(Console::new("console0", hvc0), |console, port| console.with_port(port.name(), port.backend()));
     let console = resources.run_resources.streams.iter().try_fold(console, |console, stream| {
-        stream.backend().map(|backend| match stream.name {
+        stream.backend(&hold_up).map(|backend| match stream.name {
             Some(name) => console.with_port(name, backend),
             None => console.with_console(backend),
         })
