@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,16 +17,18 @@ use super::wait::EndWaiter;
 use super::{ANSWER_LIMIT, MachineClient, MigrateArgs, VerbError};
 use crate::cli::disk::progress::Bar;
 use crate::cli::exit::Status;
-use crate::cli::migration_address::{MigrationAddress, SILENCE};
+use crate::cli::migration_address::{MigrationAddress, SILENCE, to_target};
 use crate::cli::print;
 use crate::control::client::MigrationConnection;
 use crate::control::save_routes::migrate_body;
-use crate::host::patient::Patient;
 use crate::machine::{CopyLimits, CopyReport};
 use crate::migration::{Frame, Local, Patience, Stream};
 
 /// How long the machine may take to end, and the target's program.
 const END_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long what a target has said before it has gone may be on its way to the machine.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// How long a command may take until the target answers: somebody may have to type a password.
 const GREETING: Duration = Duration::from_secs(300);
@@ -51,12 +54,7 @@ impl Target {
         let (Some(writer), Some(reader)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(ErrorKind::BrokenPipe.into());
         };
-        // The machine has its own limits for what it waits for.
-        let writer = Patient::writer(writer, limit)?;
-        Ok(Target {
-            stream: Stream { reader: Box::new(reader), writer: Box::new(writer) },
-            child: Some(child),
-        })
+        Ok(Target { stream: to_target(reader, writer, limit)?, child: Some(child) })
     }
 }
 
@@ -114,9 +112,14 @@ pub(super) fn migrate(args: &MigrateArgs) -> Result<Status, VerbError> {
     let replies = stream.try_clone().map_err(VerbError::Terminal)?;
     let answered = Arc::new(AtomicBool::new(false));
     let answers = answered.clone();
-    spawn(Role::Cli, "replies", move || carry_back(reader, &replies, &answers))
-        .map_err(VerbError::Terminal)?;
-    let outcome = carry(&client, &stream, first, &mut frames, writer);
+    // Hung up when all is carried back.
+    let (over, is_over) = mpsc::channel();
+    let work = move || {
+        carry_back(reader, &replies, &answers);
+        drop::<Sender<()>>(over);
+    };
+    spawn(Role::Cli, "replies", work).map_err(VerbError::Terminal)?;
+    let outcome = carry(&client, &stream, first, &mut frames, (writer, &is_over));
     let status = wait_for(child).filter(|status| *status != 0 && !answered.load(Ordering::Relaxed));
     let report = outcome.map_err(|why| match status {
         Some(status) => failed(format!(
@@ -146,13 +149,13 @@ fn carry_back(mut from: Box<dyn Read + Send>, to: &UnixStream, answered: &Atomic
     let _ = to.shutdown(Shutdown::Write);
 }
 
-/// From the machine to the target, until the machine has said what has come of it.
+/// From the machine to the target, until the machine has said what has come of it. `is_over` is hung up when all is carried back.
 fn carry(
     client: &MachineClient,
     stream: &UnixStream,
     first: Frame,
     frames: &mut dyn Read,
-    writer: Box<dyn Write + Send>,
+    (writer, is_over): (Box<dyn Write + Send>, &Receiver<()>),
 ) -> Result<CopyReport, String> {
     let (mut frame, mut writer, mut bar) = (first, Some(writer), Bar::without_signals());
     loop {
@@ -163,12 +166,14 @@ fn carry(
             Some(Local::Migrated(report)) => return Ok(report),
             Some(Local::Failed(why)) => return Err(why),
             None => {
-                let lost =
-                    writer.as_mut().is_some_and(|to| frame.write(to).and_then(|()| to.flush()).is_err());
-                if lost {
+                let written = writer.as_mut().map_or(Ok(()), |to| frame.write(to).and_then(|()| to.flush()));
+                if let Err(error) = written {
                     // The machine copies no more, if it still does, and says what the target has said.
                     writer = None;
                     let _ = client.send("DELETE", "/v1/copy", None, ANSWER_LIMIT);
+                    if error.kind() != ErrorKind::TimedOut {
+                        let _ = is_over.recv_timeout(LAST_WORDS);
+                    }
                     let _ = stream.shutdown(Shutdown::Write);
                 }
             }
