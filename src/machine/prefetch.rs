@@ -37,6 +37,7 @@ impl Prefetch {
         memory: Arc<File>,
         ram: Arc<GuestRam>,
     ) -> Result<Self, StartError> {
+        set.warn();
         let ((runs, began), (end, ended)) = (mpsc::channel(), mpsc::channel());
         let work = move || {
             let _end: Sender<()> = end;
