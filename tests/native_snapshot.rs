@@ -248,7 +248,10 @@ fn what_killed_machines_have_left_goes_with_the_next_snapshot_save_or_start() {
         folder
     };
     let before = [rest(bench.path(".killed.part")), rest(bench.snapshot(".second.part"))];
-    let machine = start(&bench, "");
+    let mut launch = bench.launch("");
+    launch.command.env("XDG_STATE_HOME", bench.path("state"));
+    let machine = launch.spawn();
+    machine.expect("at=1536\n", 1);
     assert!(!before.iter().any(|rest| rest.exists()), "a start leaves them");
     let left = rest(bench.snapshot(".second.part"));
     bench.does(&["snapshot", "vm0", "first"]);

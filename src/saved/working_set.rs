@@ -62,7 +62,7 @@ impl WorkingSet {
         WorkingSet { path, machine, memory, ranges, problem }
     }
 
-    /// Says in the log why what is noted is left out, if it is. Apart, because a saved machine is opened before there is a log.
+    /// Says in the log why what is noted is left out, if it is. Apart, because a saved machine is opened before there is one.
     pub(crate) fn warn(&self) {
         if let Some(problem) = &self.problem {
             log::warn!("{problem}; the note of what its guest used first is left out, and written anew");
