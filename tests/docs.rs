@@ -32,6 +32,27 @@ fn architecture_names_only_places_that_exist() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
+/// In a table, behind the path of their file.
+#[test]
+fn contributing_names_only_tests_that_exist() {
+    let text = read("CONTRIBUTING.md");
+    let mut count = 0;
+    for row in text.lines().filter(|line| line.starts_with('|')) {
+        let mut file = None;
+        for word in row.split('`').skip(1).step_by(2) {
+            match &file {
+                _ if word.ends_with(".rs") => file = Some((word, read(word))),
+                Some((path, code)) => {
+                    assert!(code.contains(&format!("fn {word}(")), "{path} has no test {word}");
+                    count += 1;
+                }
+                None => {}
+            }
+        }
+    }
+    assert!(count > 10, "{count}");
+}
+
 /// Documents and help come from one table: each number and its meaning is in all of them.
 #[test]
 fn exit_statuses_are_the_same_in_documents_and_help() {

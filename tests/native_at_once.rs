@@ -24,9 +24,10 @@ use bench::{Bench, finish};
 use dose::dose;
 
 /// What one verb may say of another one that is at work.
-const IN_EACH_OTHERS_WAY: [&str; 3] = [
+const IN_EACH_OTHERS_WAY: [&str; 4] = [
     "memory is being copied already",
     // By the revert, or by the one that lets it go on.
+    "was resumed or reset before it was paused",
     "was resumed or reset while its memory was saved",
     "was reset while its memory was copied",
 ];

@@ -11,6 +11,7 @@ mod embedded;
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -155,4 +156,37 @@ fn what_a_restored_guest_uses_first_is_noted_anew_each_time_and_nothing_is_noted
     clone.kill();
     clone.wait();
     assert_eq!(files(), ["machine.json", "memory", "state", "working-set"]);
+}
+
+/// Where a page of a file takes room of a limited memory once it is only looked at, nobody who looks takes any: a full one would answer
+/// with SIGBUS.
+#[test]
+fn a_machine_that_goes_on_from_a_file_in_memory_takes_no_more_of_it() {
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    let [saved, again] = ["saved", "again"].map(|name| folder.path().join(name));
+    start(&spec(&folder, Guest::EchoInterrupt)).save_and_end(&saved, LIMIT).unwrap();
+    let room = || saved.join("memory").metadata().unwrap().blocks();
+    let before = room();
+    assert!((1..4 * 2048).contains(&before), "{before}: a guest of 4 MiB has pages of zeros");
+    let machine = SavedMachine::open(&saved).unwrap().into_builder().start().unwrap();
+    // Who looks at all of it.
+    machine.save_and_end(&again, LIMIT).unwrap();
+    assert_eq!(room(), before);
+    goes_on(SavedMachine::open(&again).unwrap());
+}
+
+#[test]
+fn a_machine_whose_image_was_removed_is_not_saved_without_it_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image");
+    fs::write(&image, [7; 1 << 16]).unwrap();
+    let spec = spec(&folder, Guest::EchoInterrupt).with_disk(image.display().to_string().parse().unwrap());
+    let machine = start(&spec);
+    fs::remove_file(&image).unwrap();
+    let saved = folder.path().join("saved");
+    let error = machine.save_and_end(&saved, LIMIT).unwrap_err().to_string();
+    assert!(error.contains("vda was removed") && error.contains("--with-disks"), "{error}");
+    assert!(!saved.exists());
+    machine.console_input().write_all(b"\x04").unwrap();
+    assert!(matches!(machine.wait_for(LIMIT).as_deref(), Some(Exit::PoweredOff)));
 }

@@ -26,6 +26,7 @@ use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
@@ -616,11 +617,20 @@ fn a_silent_source_is_given_up_and_runs_on_when_it_comes_back() {
         proxy.end();
         bench.runs_on(&mut source);
     }
-    // One that sends little at a time is not silent.
+    // One that sends little at a time is not silent, and says so in between.
     let target = bench.receive("target", &["--name", "vm1", "--timeout", "1s"]);
-    let (status, _, stderr) =
-        bench.migrate("vm0", "unix:target", &["--bandwidth", "256K", "--timeout", "3s"]);
+    let seen = Arc::new(AtomicBool::new(false));
+    let proxy = Proxy::start(&bench, "proxy", "target", {
+        let seen = seen.clone();
+        move |_, kind, body| {
+            seen.fetch_or(kind == 1 && body == b"\"alive\"", Ordering::Relaxed);
+            Pass::On
+        }
+    });
+    let (status, _, stderr) = bench.migrate("vm0", "unix:proxy", &["--bandwidth", "256K"]);
     assert_eq!(status, Some(0), "{stderr}");
+    assert!(seen.load(Ordering::Relaxed), "it is silent between two pieces");
+    proxy.end();
     target.ends_well();
     assert!(source.end().status.success());
 }

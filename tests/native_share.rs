@@ -35,6 +35,10 @@ struct Sharing {
 
 impl Sharing {
     fn start(options: &str) -> Self {
+        Self::with(options, |spec| spec)
+    }
+
+    fn with(options: &str, more: impl FnOnce(Spec) -> Spec) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         fs::write(path("kernel"), tiny_guest::SHARE).unwrap();
@@ -43,8 +47,9 @@ impl Sharing {
         fs::write(path("dir/from-host"), "from the host").unwrap();
         symlink("/etc", path("dir/out")).unwrap();
         let share = format!("{}{options}", path("dir").display());
-        let spec =
-            Spec::new(path("kernel")).with_mem("16".parse().unwrap()).with_share(share.parse().unwrap());
+        let spec = more(
+            Spec::new(path("kernel")).with_mem("16".parse().unwrap()).with_share(share.parse().unwrap()),
+        );
         let output = Output::default();
         let machine = Machine::start(&spec, Box::new(output.clone())).unwrap();
         let sharing = Sharing { machine, output, spec, folder };
@@ -113,6 +118,39 @@ fn guest_reads_and_writes_the_hosts_files_and_mounts_again_after_a_reboot() {
     sharing.says(b"o", "opened=2");
     sharing.says(b"r", "read=9 ?");
     sharing.says(b"w", "wrote=0 bytes=5");
+}
+
+#[test]
+fn the_last_of_the_most_shares_works_beside_all_other_devices() {
+    let folder = tempfile::tempdir().unwrap();
+    let last = folder.path().join("last");
+    fs::create_dir(&last).unwrap();
+    fs::write(last.join("from-host"), "from the last folder").unwrap();
+    let sharing = Sharing::with("", |mut spec| {
+        for n in 0..16 {
+            let image = folder.path().join(format!("{n}.raw"));
+            fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
+            spec = spec.with_disk(image.display().to_string().parse().unwrap());
+        }
+        spec = (0..8).fold(spec, |spec, _| spec.with_net("user".parse().unwrap()));
+        spec = (2..24)
+            .fold(spec, |spec, _| spec.with_share(folder.path().display().to_string().parse().unwrap()));
+        spec.with_share(last.display().to_string().parse().unwrap())
+    });
+    sharing.says(b"o", "opened=0");
+    sharing.says(b"r", "read=0 from the host");
+    sharing.says(b"l", "mounted=0 of=24");
+    sharing.says(b"o", "opened=0");
+    sharing.says(b"r", "read=0 from the last folder");
+    let names: Vec<_> =
+        sharing.machine.stats().unwrap().devices.into_iter().map(|device| device.name).collect();
+    assert!(
+        ["net7", "vdp", "fs23", "console0"].iter().all(|name| names.iter().any(|of| of == name)),
+        "{names:?}"
+    );
+    let one_more = sharing.spec.clone().with_share(last.display().to_string().parse().unwrap());
+    let refused = Machine::start(&one_more, Box::new(Output::default())).unwrap_err();
+    assert!(refused.to_string().contains("24"), "{refused}");
 }
 
 #[test]

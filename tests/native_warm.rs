@@ -44,7 +44,8 @@ impl Home {
 
     fn minivmm(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
-        command.args(words).current_dir(self.0.path()).env("XDG_STATE_HOME", self.path("state"));
+        command.args(words).current_dir(self.0.path());
+        command.env("XDG_STATE_HOME", self.path("state")).env("XDG_RUNTIME_DIR", self.0.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -97,7 +98,9 @@ fn feed(mut child: Child, bytes: &[u8]) -> Output {
     // Meanwhile its output is read: what lies between holds less.
     let writer = thread::spawn(move || stdin.write_all(&bytes));
     let out = child.wait_with_output().unwrap();
-    writer.join().unwrap().unwrap();
+    // A run that ended before it read all says more than a broken pipe.
+    let written = writer.join().unwrap();
+    assert!(written.is_ok(), "{written:?}: {:?} {}", out.status, said(&out));
     out
 }
 
@@ -248,9 +251,8 @@ fn clone_that_cannot_boot_again_is_not_reset_and_its_command_runs_on() {
     let home = Home::new();
     home.boots(&[], "there is none yet");
     let mut run = home.run(&["--warm", "box", "--name", "job", "-i"], &["copy"]);
-    let child = run.env("XDG_RUNTIME_DIR", home.0.path()).stdin(Stdio::piped()).spawn().unwrap();
-    let verb =
-        |word: &str| home.minivmm(&[word, "job"]).env("XDG_RUNTIME_DIR", home.0.path()).output().unwrap();
+    let child = run.stdin(Stdio::piped()).spawn().unwrap();
+    let verb = |word: &str| home.minivmm(&[word, "job"]).output().unwrap();
     let begun = Instant::now();
     while !verb("info").status.success() {
         assert!(begun.elapsed() < Duration::from_secs(300), "the run has no name");

@@ -19,6 +19,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use pty::OnTerminal;
 use tempfile::TempDir;
@@ -246,6 +247,32 @@ fn folders_that_are_none_are_refused_by_their_option() {
     );
     refused(&["--volume", "root", "true"], "such as .:/work");
     is(&home.out(&["--volume", "root:/a", "--volume", "root:/b:ro", "exit", "4"]), 4, "");
+}
+
+/// Whether the thread `vcpu0` of this process waits for another thread (futex(2)), and so is not in the guest.
+fn vcpu_waits(pid: u32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|task| task.unwrap().path());
+    let said = |task: &PathBuf, file: &str| fs::read_to_string(task.join(file)).unwrap_or_default();
+    let vcpu = tasks.into_iter().find(|task| said(task, "comm") == "vcpu0\n");
+    vcpu.is_some_and(|task| said(&task, "syscall").starts_with(&format!("{} ", libc::SYS_futex)))
+}
+
+#[test]
+fn terminal_that_is_read_slowly_holds_up_the_guest_and_loses_nothing() {
+    const PAGES: usize = 600;
+    let home = Home::new();
+    let mut child = home.run(&["-t", "--", "pour", &PAGES.to_string()]).spawn().unwrap();
+    let deadline = Instant::now() + vmm::LIMIT;
+    while !vcpu_waits(child.id()) {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "the guest spins");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(0), "{}", said(&out));
+    assert_eq!(out.stdout.len(), PAGES * 4096);
+    // A limit is kept, whoever reads.
+    let mut child = home.run(&["-t", "--timeout", "3", "--", "pour", "100000"]).spawn().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(124));
 }
 
 /// A run on a terminal.

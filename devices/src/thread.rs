@@ -18,8 +18,8 @@ pub enum Role {
     Vcpu,
     /// Serves virtio devices.
     Device,
-    /// Makes one kind of slow call for a disk.
-    DiskHelper,
+    /// Makes slow calls for a disk or a share.
+    Helper,
     /// Carries bytes between a guest's console and its reader or writer.
     Console,
     /// Writes captured frames.
@@ -37,7 +37,7 @@ impl Role {
     /// give to a stack of which a few KiB are used.
     const fn stack(self) -> usize {
         match self {
-            Role::DiskHelper => 128 << 10,
+            Role::Helper => 128 << 10,
             Role::Vcpu | Role::Capture | Role::Control | Role::ControlClient => 256 << 10,
             Role::Supervisor | Role::Blocking | Role::Loader | Role::Device | Role::Console | Role::Cli => {
                 1 << 20

@@ -78,19 +78,20 @@ impl fmt::Display for MigrationAddress {
 }
 
 impl MigrationAddress {
-    /// `limit` is how long the other end may take nothing. It may say nothing for as long as it has nothing to say.
+    /// `limit` is how long the other end may take nothing. It may say nothing for as long as it likes, as a target does while all comes: the
+    /// machine has its own limits for what it waits for.
     pub(super) fn connect(&self, limit: Duration) -> io::Result<Stream> {
-        let socket = match self {
-            MigrationAddress::Unix(path) => OwnedFd::from(connect(path, Instant::now() + CONNECT)?),
+        match self {
+            MigrationAddress::Unix(path) => {
+                let stream = connect(path, Instant::now() + CONNECT)?;
+                to_target(stream.try_clone()?, stream, limit)
+            }
             MigrationAddress::Tcp(address) => {
                 let stream = TcpStream::connect_timeout(address, CONNECT)?;
                 stream.set_nodelay(true)?;
-                stream.into()
+                to_target(stream.try_clone()?, stream, limit)
             }
-        };
-        let socket = File::from(socket);
-        let writer = Patient::writer(socket.try_clone()?, limit)?;
-        Ok(Stream { reader: Box::new(socket), writer: Box::new(writer) })
+        }
     }
 
     /// Waits for a source that connects. `listening` is called when one can, and `refused` of each connection that is none: that is closed,
@@ -276,7 +277,16 @@ fn source(
     Ok(Stream { reader: Box::new(Cursor::new(begun).chain(reader)), writer })
 }
 
-/// Both directions of a stream.
+/// Both directions of a stream to a target.
+pub(super) fn to_target<R, W>(reader: R, writer: W, limit: Duration) -> io::Result<Stream>
+where
+    R: Read + Send + 'static,
+    W: Write + AsRawFd + Send + 'static,
+{
+    Ok(Stream { reader: Box::new(reader), writer: Box::new(Patient::writer(writer, limit)?) })
+}
+
+/// Both directions of a stream whose other end is silent no longer than that.
 pub(super) fn of<R, W>(reader: R, writer: W, limit: Duration) -> io::Result<Stream>
 where
     R: Read + AsRawFd + Send + 'static,
@@ -299,6 +309,33 @@ mod tests {
         assert!(parse("tcp:192.0.2.1:4444").unwrap_err().contains("ssh"));
         for bad in ["", "unix:", "tcp:localhost:1", "tcp:127.0.0.1", "vm0", "ssh host2"] {
             assert!(parse(bad).unwrap_err().contains("give unix:"), "{bad}");
+        }
+    }
+
+    /// A target that takes memory for a minute says nothing for a minute.
+    #[test]
+    fn a_target_may_be_silent_for_longer_than_it_may_take_nothing() {
+        const SHORT: Duration = Duration::from_millis(10);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("target");
+        let listeners = (UnixListener::bind(&path).unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let tcp = MigrationAddress::Tcp(listeners.1.local_addr().unwrap());
+        for (address, is_unix) in [(MigrationAddress::Unix(path), true), (tcp, false)] {
+            let mut stream = address.connect(SHORT).unwrap();
+            let mut target: Box<dyn Write> = match is_unix {
+                true => Box::new(listeners.0.accept().unwrap().0),
+                false => Box::new(listeners.1.accept().unwrap().0),
+            };
+            let (said, heard) = std::sync::mpsc::channel();
+            let reader = thread::spawn(move || {
+                let mut word = [0; 5];
+                said.send(stream.reader.read_exact(&mut word).map(|()| word)).unwrap();
+            });
+            // It has heard nothing, and not that it would hear nothing.
+            assert!(heard.recv_timeout(20 * SHORT).is_err(), "{address}");
+            target.write_all(b"ready").unwrap();
+            assert_eq!(&heard.recv().unwrap().unwrap(), b"ready");
+            reader.join().unwrap();
         }
     }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
+use std::task::Waker;
 
 use boot::acpi::{Com, PciHost, Platform, PowerRegisters};
 use boot::layout::{self, RamLayout};
@@ -25,7 +26,7 @@ use super::events::{MachineEvent, Publisher};
 use super::full_disks::FullDisk;
 use super::gate::VcpuGate;
 use super::generation::{GENERATION_ID, GenerationChange};
-use super::pci;
+use super::pci::{self, Terminals};
 use super::resources::Resources;
 use super::stats::DeviceCounters;
 use super::vcpus::Buses;
@@ -58,7 +59,8 @@ impl Board {
         gate: &Arc<VcpuGate>,
     ) -> Result<Self, StartError> {
         let (spec, console) = (&resources.spec, &resources.console);
-        let ends = console.ends(watch, gate.clone().into()).map_err(StartError::Descriptors)?;
+        let hold_up = Waker::from(gate.clone());
+        let ends = console.ends(watch, hold_up.clone()).map_err(StartError::Descriptors)?;
         let clock = host_clock(spec.rtc());
         let serial = Serial::new(vm.pin_irq(ports::COM1_GSI), ends.serial_output, ends.serial_input);
         let serial = Arc::new(Mutex::new(serial));
@@ -73,7 +75,8 @@ impl Board {
                 gate: gate.clone(),
             }),
         };
-        let mut functions = (resources.functions)(resources, ends.virtio, &virtio)?;
+        let mut functions =
+            (resources.functions)(resources, Terminals { hvc0: ends.virtio, hold_up }, &virtio)?;
         functions.sort_by_key(|placed| placed.address);
         let workers = functions.iter_mut().flat_map(|placed| std::mem::take(&mut placed.workers)).collect();
         let counted = functions.iter().filter_map(|placed| placed.counted.clone()).collect();

@@ -162,7 +162,10 @@ impl Boot {
         let address_bits = saved.as_ref().and_then(Restore::address_bits);
         let watch = Watch::new(number, panic_timeout, events.clone());
         let make_gate = if saved.is_some() { VcpuGate::new_held } else { VcpuGate::new };
-        let gate = Arc::new(make_gate(number, resources.console.output.clone(), events.clone()));
+        let streams = resources.run_resources.streams.iter();
+        let outputs = streams.filter(|stream| stream.name.is_none()).map(|terminal| terminal.output.clone());
+        let outputs = outputs.chain([resources.console.output.clone()]).collect();
+        let gate = Arc::new(make_gate(number, outputs, events.clone()));
         let (board, vcpus) =
             assemble(resources, &vm, plan.as_ref(), (&layout, address_bits), &memory, &watch, &gate)?;
         loading.finish()?;

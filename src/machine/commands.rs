@@ -27,6 +27,8 @@ use super::{Exit, Machine};
 
 /// Size of a buffer; when it is full the writer waits. Memory is allocated as bytes come.
 const CAPACITY: usize = 1 << 20;
+/// The same of what is shown at a terminal: who presses Ctrl-C does not want to see much more.
+const SHOWN: usize = 64 << 10;
 /// Most bytes of a line from init.
 const LINE_MAX: usize = 256;
 /// Name of the port for the command's files.
@@ -89,7 +91,7 @@ impl CommandPorts {
             command: queue(CAPACITY),
             input: queue(CAPACITY),
             files: more.files.then(|| queue(CAPACITY)),
-            terminal: more.terminal.then(|| pair(CAPACITY)),
+            terminal: more.terminal.then(|| [queue(CAPACITY), queue(SHOWN)]),
         }
     }
 

@@ -3,10 +3,10 @@
 use std::num::NonZeroU16;
 use std::sync::{Arc, Mutex};
 
-use devices::pci::slots;
+use devices::pci::{FunctionAddress, slots};
 use virtio::balloon::Balloon;
 use virtio::block::{AnyEngine, Block};
-use virtio::console::{Backend, Console};
+use virtio::console::Console;
 use virtio::device::{Device, DeviceInfo};
 use virtio::entropy::Entropy;
 use virtio::fs::Fs;
@@ -18,7 +18,7 @@ use virtio::worker::Worker;
 use super::StartError;
 use super::disks::disk_id;
 use super::nets::NetResource;
-use super::pci::{Placed, host_bridge, slot};
+use super::pci::{Placed, Terminals, host_bridge, slot};
 use super::resources::Resources;
 use super::stats::DeviceCounters;
 use crate::host::disk::EngineKind;
@@ -27,54 +27,65 @@ use crate::spec::{DiskDiscard, DiskQueues, DiskSerial, OnFull};
 /// The functions that a spec asks for.
 pub(super) fn functions(
     resources: &Resources,
-    hvc0: Box<dyn Backend>,
+    terminals: Terminals,
     platform: &Platform,
 ) -> Result<Vec<Placed>, StartError> {
     let spec = &resources.spec;
     let mut placed = vec![host_bridge()?];
-    for (net, slot) in resources.nets.iter().zip(slots::NETWORK) {
-        placed.push(network(net, slot, spec.cpus().get(), platform)?);
+    for (net, at) in resources.nets.iter().zip(slots::NETWORK) {
+        placed.push(network(net, slot(at)?, spec.cpus().get(), platform)?);
     }
-    for (index, slot) in (0..spec.disk.len()).zip(slots::DISK) {
-        placed.push(disk(index, resources, slot, platform)?);
+    for (index, at) in (0..spec.disk.len()).zip(slots::DISK) {
+        placed.push(disk(index, resources, slot(at)?, platform)?);
     }
-    let shares = spec.shares().zip(&resources.files.shares).zip(slots::SHARE);
-    for (index, (((tag, _), folder), slot)) in shares.enumerate() {
+    for (index, ((tag, _), folder)) in (0..).zip(spec.shares().zip(&resources.files.shares)) {
+        let address = slots::share(index).ok_or(StartError::Internal("the PCI slot table"))?;
         let id = format!("fs{index}");
         let device = Fs::new(id.clone(), tag.as_str(), folder.file_system());
         let worker = Worker::new(id, Box::new(Epoll::new));
-        placed.push(put(Box::new(device), worker, slot, platform)?.0);
+        placed.push(put(Box::new(device), worker, address, platform)?.0);
     }
     // Devices that move little share a thread.
     let shared = Worker::new("virtio", Box::new(Epoll::new));
-    placed.push(put(Box::new(Entropy::new("rng0")), shared.clone(), slots::ENTROPY, platform)?.0);
+    placed.push(put(Box::new(Entropy::new("rng0")), shared.clone(), slot(slots::ENTROPY)?, platform)?.0);
     let balloon = Box::new(Balloon::new("balloon0", &resources.balloon));
-    let (balloon, handle) = put(balloon, shared.clone(), slots::BALLOON, platform)?;
+    let (balloon, handle) = put(balloon, shared.clone(), slot(slots::BALLOON)?, platform)?;
     resources.balloon.attach(handle);
     placed.push(balloon);
+    let Terminals { hvc0, hold_up } = terminals;
     let ports = resources.ports.iter();
     let console = ports
         .fold(Console::new("console0", hvc0), |console, port| console.with_port(port.name(), port.backend()));
     let console = resources.run_resources.streams.iter().try_fold(console, |console, stream| {
-        stream.backend().map(|backend| match stream.name {
+        stream.backend(&hold_up).map(|backend| match stream.name {
             Some(name) => console.with_port(name, backend),
             None => console.with_console(backend),
         })
     })?;
-    let (console, handle) = put(Box::new(console), shared, slots::CONSOLE, platform)?;
+    let (console, handle) = put(Box::new(console), shared, slot(slots::CONSOLE)?, platform)?;
     resources.console.attach_virtio(handle);
     placed.push(console);
     Ok(placed)
 }
 
-fn network(net: &NetResource, slot: u8, cpus: u32, platform: &Platform) -> Result<Placed, StartError> {
+fn network(
+    net: &NetResource,
+    address: FunctionAddress,
+    cpus: u32,
+    platform: &Platform,
+) -> Result<Placed, StartError> {
     let queues = u16::try_from(cpus).unwrap_or(u16::MAX);
     let device = Net::<Epoll>::new(net.id(), net.mac(), net.backend()?, queues);
     let worker = Worker::new(net.id().to_owned(), Box::new(Epoll::new));
-    Ok(put(Box::new(device), worker, slot, platform)?.0)
+    Ok(put(Box::new(device), worker, address, platform)?.0)
 }
 
-fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> Result<Placed, StartError> {
+fn disk(
+    index: usize,
+    resources: &Resources,
+    address: FunctionAddress,
+    platform: &Platform,
+) -> Result<Placed, StartError> {
     let missing = StartError::Internal("the list of disks");
     let (Some(spec), Some(drive)) = (resources.spec.disk.get(index), resources.files.drives.get(index))
     else {
@@ -119,27 +130,27 @@ fn disk(index: usize, resources: &Resources, slot: u8, platform: &Platform) -> R
     // drivers.
     let begun = threads.iter().map(|(_, worker)| worker.begin().map_err(StartError::Descriptors));
     let workers = begun.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
-    let (mut disk, handle) = put_on_threads(info, threads, slot, platform)?;
+    let (mut disk, handle) = put_on_threads(info, threads, address, platform)?;
     disk.workers = workers;
     resources.disk_handles.attach(index, handle);
     Ok(disk)
 }
 
-/// Puts a device behind a transport, in a slot. The handle reaches the device.
+/// Puts a device behind a transport, at its place. The handle reaches the device.
 fn put<P: Poller + 'static>(
     device: Box<dyn Device<Poller = P>>,
     worker: Arc<Worker<P>>,
-    device_slot: u8,
+    address: FunctionAddress,
     platform: &Platform,
 ) -> Result<(Placed, DeviceHandle), StartError> {
-    put_on_threads(device.info(), vec![(device, worker)], device_slot, platform)
+    put_on_threads(device.info(), vec![(device, worker)], address, platform)
 }
 
 /// As [`put`], with a device for each thread.
 fn put_on_threads<P: Poller + 'static>(
     info: DeviceInfo,
     threads: Vec<DeviceThread<P>>,
-    device_slot: u8,
+    address: FunctionAddress,
     platform: &Platform,
 ) -> Result<(Placed, DeviceHandle), StartError> {
     let (id, kind) = (info.name.clone(), info.kind);
@@ -148,5 +159,5 @@ fn put_on_threads<P: Poller + 'static>(
     let function = Arc::new(Mutex::new(function));
     let shared: Arc<Mutex<dyn VirtioFunction>> = function.clone();
     let handle = DeviceHandle::new(&shared);
-    Ok((Placed { id, address: slot(device_slot)?, function, counted, workers: Vec::new() }, handle))
+    Ok((Placed { id, address, function, counted, workers: Vec::new() }, handle))
 }

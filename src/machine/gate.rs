@@ -26,8 +26,8 @@ pub(super) struct VcpuGate {
     wish: AtomicU8,
     inside: Mutex<Inside>,
     changed: Condvar,
-    /// The only thing that a vCPU waits for: room for the guest's output.
-    output: Arc<ByteQueue>,
+    /// The only thing that a vCPU waits for: room for the output of the guest's consoles.
+    outputs: Vec<Arc<ByteQueue>>,
     events: Sender<Event>,
 }
 
@@ -42,14 +42,14 @@ struct Inside {
 }
 
 impl VcpuGate {
-    pub(super) fn new(boot: BootNumber, output: Arc<ByteQueue>, events: Sender<Event>) -> Self {
+    pub(super) fn new(boot: BootNumber, outputs: Vec<Arc<ByteQueue>>, events: Sender<Event>) -> Self {
         let (wish, inside, changed) = (AtomicU8::new(wish::RUN), Mutex::default(), Condvar::new());
-        VcpuGate { boot, wish, inside, changed, output, events }
+        VcpuGate { boot, wish, inside, changed, outputs, events }
     }
 
     /// One that lets no vCPU in before [`VcpuGate::open`].
-    pub(super) fn new_held(boot: BootNumber, output: Arc<ByteQueue>, events: Sender<Event>) -> Self {
-        VcpuGate { wish: AtomicU8::new(wish::REST), ..VcpuGate::new(boot, output, events) }
+    pub(super) fn new_held(boot: BootNumber, outputs: Vec<Arc<ByteQueue>>, events: Sender<Event>) -> Self {
+        VcpuGate { wish: AtomicU8::new(wish::REST), ..VcpuGate::new(boot, outputs, events) }
     }
 
     /// Whether a vCPU may enter the guest: if not, [`VcpuGate::rest`].
@@ -95,9 +95,9 @@ impl VcpuGate {
         let _ = self.events.send(Event::DiskFull { boot: self.boot, disk });
     }
 
-    /// Whether the console's reader has to come before its writers go on: [`GateTicket::wait_for_room`].
+    /// Whether a console's reader has to come before its writers go on: [`GateTicket::wait_for_room`].
     pub(super) fn is_over(&self) -> bool {
-        self.output.is_over()
+        self.outputs.iter().any(|output| output.is_over())
     }
 
     fn leave(&self) {
@@ -126,7 +126,7 @@ impl VcpuGate {
     fn set(&self, _inside: &MutexGuard<'_, Inside>, wish: u8) {
         self.wish.store(wish, Ordering::SeqCst);
         self.changed.notify_all();
-        self.output.nudge();
+        self.outputs.iter().for_each(|output| output.nudge());
     }
 
     fn tell(&self, inside: &Inside) {
@@ -153,12 +153,14 @@ impl GateTicket {
         self.0.enter(serve)
     }
 
-    /// Stays outside until the console's reader has come, too: a vCPU that waits does not run. It holds no device meanwhile,
+    /// Stays outside until the consoles' readers have come, too: a vCPU that waits does not run. It holds no device meanwhile,
     /// so that others can still be paused.
     pub(super) fn wait_for_room(&self, serve: &mut dyn FnMut()) -> bool {
         loop {
             self.0.leave();
-            self.0.output.wait_while_over(|| self.0.is_open());
+            for output in &self.0.outputs {
+                output.wait_while_over(|| self.0.is_open());
+            }
             if !self.0.enter(serve) {
                 return false;
             }
@@ -194,7 +196,8 @@ mod tests {
     fn gate() -> (Arc<VcpuGate>, Receiver<Event>, Arc<ByteQueue>) {
         let (sender, events) = mpsc::channel();
         let output = Arc::new(ByteQueue::new(1));
-        (Arc::new(VcpuGate::new(BootNumber::default(), output.clone(), sender)), events, output)
+        let outputs = vec![Arc::new(ByteQueue::new(1)), output.clone()];
+        (Arc::new(VcpuGate::new(BootNumber::default(), outputs, sender)), events, output)
     }
 
     fn rested(events: &Receiver<Event>, expected: u64) {

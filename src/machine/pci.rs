@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::task::Waker;
 
 use boot::layout;
 use devices::bus::Bus;
@@ -51,9 +52,16 @@ impl Placed {
     }
 }
 
-/// Makes a machine's functions for one boot, its `hvc0` connected to the given end.
-pub(super) type MakeFunctions =
-    fn(&Resources, Box<dyn Backend>, &Platform) -> Result<Vec<Placed>, StartError>;
+/// Makes a machine's functions for one boot, with these terminals.
+pub(super) type MakeFunctions = fn(&Resources, Terminals, &Platform) -> Result<Vec<Placed>, StartError>;
+
+/// The virtio consoles of one boot.
+#[derive(Debug)]
+pub(super) struct Terminals {
+    pub(super) hvc0: Box<dyn Backend>,
+    /// Woken when another one has more output than it shall have.
+    pub(super) hold_up: Waker,
+}
 
 /// The host bridge, where people look for one.
 pub(super) fn host_bridge() -> Result<Placed, StartError> {

@@ -3,6 +3,7 @@
 use std::fmt::{self, Debug};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
 
 use boot::read::ReadAt;
 use devices::console::ByteQueue;
@@ -67,17 +68,19 @@ pub(crate) struct StreamPort {
     pub(crate) name: Option<&'static str>,
     /// What the guest reads. Once it is closed and empty the guest sees the end of a file.
     pub(crate) input: Arc<ByteQueue>,
-    /// What it writes; it waits while this is full.
+    /// What it writes; it waits while this is full. Of a terminal the vCPUs do, as Linux does not know how to.
     pub(crate) output: Arc<ByteQueue>,
 }
 
 impl StreamPort {
-    /// The way to it for the device of one boot.
-    pub(super) fn backend(&self) -> Result<Box<dyn Backend>, StartError> {
-        let stream = Stream::new(self.input.clone(), self.output.clone());
-        let stream = stream.map(Stream::that_goes_on);
-        // A terminal is there always.
-        let stream = stream.map(|stream| if self.name.is_some() { stream.that_ends() } else { stream });
-        stream.map(|stream| Box::new(stream) as _).map_err(StartError::Descriptors)
+    /// The way to it for the device of one boot. `hold_up` is woken when a terminal has more output than it shall have.
+    pub(super) fn backend(&self, hold_up: &Waker) -> Result<Box<dyn Backend>, StartError> {
+        let stream = Stream::new(self.input.clone(), self.output.clone()).map_err(StartError::Descriptors)?;
+        let stream = match self.name {
+            Some(_) => stream.that_ends(),
+            // One is there always.
+            None => stream.that_holds_up(hold_up.clone()),
+        };
+        Ok(Box::new(stream.that_goes_on()))
     }
 }

@@ -174,7 +174,7 @@ impl IncomingDisk {
 }
 
 impl ReceivedDisks {
-    fn add(&mut self, path: PathBuf) {
+    pub(super) fn add(&mut self, path: PathBuf) {
         received().push(path.clone());
         self.0.push(path);
     }

@@ -246,3 +246,30 @@ impl Drop for Leave {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_machine_runs_on_with_its_disks_where_the_source_does_not_hear_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("vda.raw");
+        std::fs::write(&disk, "disk").unwrap();
+        for is_told in [true, false] {
+            let (here, there) = UnixStream::pair().unwrap();
+            let mut there = Some(there).filter(|_| is_told);
+            let stream = Stream { reader: Box::new(io::empty()), writer: Box::new(here) };
+            let mut disks = ReceivedDisks::default();
+            disks.add(disk.clone());
+            Leave { stream, limit: Duration::ZERO, over: false, disks }.runs();
+            assert!(disk.exists());
+            if let Some(there) = &mut there {
+                assert!(matches!(protocol::receive(there), Ok(Next::Message(Message::Running))));
+                assert!(protocol::receive(there).is_err(), "that was all");
+            }
+        }
+    }
+}

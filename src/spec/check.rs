@@ -14,7 +14,7 @@ use super::{
 /// Maximum number of named ports: a virtio console has 31 ports, and one of them is the console (`VIRTCONS_MAX_PORTS` in Linux).
 const PORTS: usize = 30;
 /// Maximum number of shared folders.
-pub(crate) const MOST_SHARES: usize = (*slots::SHARE.end() - *slots::SHARE.start() + 1) as usize;
+pub(crate) const MOST_SHARES: usize = slots::MOST_SHARES as usize;
 /// Every link with IPv6 passes packets of this size (RFC 8200 §5).
 pub(super) const IPV6_MTU: u16 = 1280;
 /// `sun_path` without its terminating zero (unix(7)).
@@ -227,7 +227,9 @@ mod tests {
         let tags = |spec: Spec| spec.shares().map(|(tag, _)| tag.to_string()).collect::<Vec<_>>();
         assert_eq!(tags(shares(&["a", "a,tag=x", "b"]).unwrap()), ["share0", "x", "share2"]);
         assert!(matches!(shares(&["a,tag=share1", "b"]), Err(SpecError::TagTwice(_))));
-        assert!(matches!(shares(&["a", "b", "c", "d"]), Err(SpecError::TooMany { max: 3, .. })));
+        assert!(shares(&["a"; MOST_SHARES]).is_ok());
+        let error = shares(&["a"; MOST_SHARES + 1]).unwrap_err();
+        assert!(matches!(error, SpecError::TooMany { asked: 25, max: 24, .. }), "{error}");
         let error = shares(&["a:/mnt", "b", "c:/mnt/,ro"]).unwrap_err().to_string();
         assert!(error.starts_with("two shares have the mount `/mnt`"), "{error}");
         assert!(shares(&["a:/mnt", "b:/mnt/b", "c"]).is_ok());

@@ -163,7 +163,7 @@ pub struct Spec {
 
     /// Folder of the host for the guest: ~/src:/mnt/src
     ///
-    /// Written as `DIR[:/MOUNT][,OPTION]...`, up to three times; the guest mounts it with `mount -t virtiofs NAME /mnt`, or by itself at
+    /// Written as `DIR[:/MOUNT][,OPTION]...`, up to 24 times; the guest mounts it with `mount -t virtiofs NAME /mnt`, or by itself at
     /// `/MOUNT`, if it has systemd 254 or later. `tag=NAME`: by default
     /// `share0`, `share1`, `share2`. `ro`: the guest cannot write. `cache=auto|always|never`: what the guest knows of the files is good
     /// for a second (auto), for as long as it likes (always: for folders that nobody else changes), or not at all. `owner=map|xattr`:

@@ -58,18 +58,28 @@ pub(crate) struct Load {
     uptime: f64,
 }
 
-const SUMS: &str =
+/// Of what [`keep`] has written.
+pub(crate) const SUMS: &str =
     "md5sum </dev/shm/fixed; dd if=/dev/vdb bs=1M skip=40 count=8 iflag=direct 2>/dev/null | md5sum";
+
+/// Writes what must not change: a file in memory, and a part of the disk that fio leaves alone. Gives the sums of both.
+pub(crate) fn keep(guest: &mut Guest) -> String {
+    guest.sh(
+        "head -c 8M /dev/urandom >/dev/shm/fixed; dd if=/dev/shm/fixed of=/dev/vdb bs=1M seek=40 oflag=direct conv=notrunc",
+    );
+    let sums = guest.sh(SUMS);
+    assert!(sums.lines().count() == 2 && sums[..32] == sums[36..68], "{sums}");
+    sums
+}
 
 impl Load {
     pub(crate) fn begin(guest: &mut Guest) -> Self {
+        let sums = keep(guest);
         guest.sh(
-            "head -c 8M /dev/urandom >/dev/shm/fixed; dd if=/dev/shm/fixed of=/dev/vdb bs=1M seek=40 oflag=direct conv=notrunc
-             (while cp /dev/shm/fixed /dev/shm/copy && cmp /dev/shm/fixed /dev/shm/copy; do echo >>/dev/shm/rounds; done; \
+            "(while cp /dev/shm/fixed /dev/shm/copy && cmp /dev/shm/fixed /dev/shm/copy; do echo >>/dev/shm/rounds; done; \
              touch /dev/shm/differs) >/dev/null 2>&1 &",
         );
-        let load = Load { sums: guest.sh(SUMS), uptime: 0.0 };
-        assert!(load.sums.lines().count() == 2 && load.sums[..32] == load.sums[36..68], "{}", load.sums);
+        let load = Load { sums, uptime: 0.0 };
         load.is_at_work(guest);
         Load { uptime: uptime(guest), ..load }
     }
@@ -89,7 +99,7 @@ impl Load {
 }
 
 /// Seconds on the guest's clock that counts from its boot.
-fn uptime(guest: &mut Guest) -> f64 {
+pub(crate) fn uptime(guest: &mut Guest) -> f64 {
     guest.sh("cut -d' ' -f1 /proc/uptime").trim().parse().unwrap()
 }
 

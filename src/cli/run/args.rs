@@ -39,7 +39,7 @@ pub struct RunArgs {
     /// A directory of the host in the guest: .:/work
     ///
     /// It is mounted at that path of the guest, which is made if it is missing; with `:ro` behind it the guest cannot write. What the guest writes
-    /// belongs to this user. May be given up to three times, two with `--root`.
+    /// belongs to this user. May be given up to 24 times, 23 with `--root`.
     #[arg(long, value_name = "HOST:GUEST", value_parser = OsStringValueParser::new().try_map(Volume::parse))]
     pub volume: Vec<Volume>,
     /// Kernel modules, if not those in /lib/modules

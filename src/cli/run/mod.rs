@@ -25,6 +25,8 @@ mod volume;
 mod warm;
 
 use args::RunArgs;
+#[doc(hidden)]
+pub use tar::unpack_bytes;
 
 use super::exit::Status;
 use crate::spec::Spec;

@@ -10,6 +10,8 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::image::printable;
+
 const BLOCK: usize = 512;
 /// Most members, and most bytes of names that are kept until the end.
 const MEMBERS: usize = 1 << 20;
@@ -33,7 +35,7 @@ pub(super) enum TarError {
     #[error("the guest sent more files than are unpacked: {MEMBERS}")]
     TooMany,
     /// The host refused.
-    #[error("cannot write {path}: {source}", path = path.display())]
+    #[error("cannot write {path}: {source}", path = printable(&path.to_string_lossy()))]
     Write {
         /// The file.
         path: PathBuf,
@@ -68,6 +70,12 @@ pub(super) fn unpack(from: &mut impl Read, folder: &Path) -> Result<usize, TarEr
             }
         }
     }
+}
+
+/// Unpacks these bytes; else the sentence that is said of them. For the fuzzer.
+#[doc(hidden)]
+pub fn unpack_bytes(archive: &[u8], folder: &Path) -> Result<usize, String> {
+    unpack(&mut &*archive, folder).map_err(|error| error.to_string())
 }
 
 /// What a header says.
@@ -495,6 +503,17 @@ mod tests {
         }
         let endless = member(b'L', "long", "", &[b'x'; 8192]);
         assert!(matches!(unpack(&mut &endless[..], folder.path()), Err(TarError::Damaged)));
+    }
+
+    #[test]
+    fn a_name_that_moves_the_cursor_is_shown_without_doing_so() {
+        let name = "a\u{1b}[2J\n";
+        let (_folder, result) = unpacked(&[member(b'5', name, "", b""), member(b'0', name, "", b"")]);
+        let sentence = result.unwrap_err().to_string();
+        assert!(
+            sentence.starts_with("cannot write ") && !sentence.contains(char::is_control),
+            "{sentence:?}"
+        );
     }
 
     #[test]

@@ -18,11 +18,10 @@ use super::wait::EndWaiter;
 use super::{ANSWER_LIMIT, MachineClient, MigrateArgs, VerbError};
 use crate::cli::disk::progress::Bar;
 use crate::cli::exit::Status;
-use crate::cli::migration_address::{MigrationAddress, SILENCE};
+use crate::cli::migration_address::{MigrationAddress, SILENCE, to_target};
 use crate::cli::print;
 use crate::control::client::MigrationConnection;
 use crate::control::save_routes::migrate_body;
-use crate::host::patient::Patient;
 use crate::machine::{CopyLimits, CopyReport};
 use crate::migration::{Frame, Local, Patience, Stream};
 
@@ -30,7 +29,7 @@ use crate::migration::{Frame, Local, Patience, Stream};
 const END_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long the last that a target has said may be on its way, when nothing can be sent to it any more.
-const LAST_WORD: Duration = Duration::from_secs(1);
+const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// How long a command may take until the target answers: somebody may have to type a password.
 const GREETING: Duration = Duration::from_secs(300);
@@ -56,12 +55,7 @@ impl Target {
         let (Some(writer), Some(reader)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(ErrorKind::BrokenPipe.into());
         };
-        // The machine has its own limits for what it waits for.
-        let writer = Patient::writer(writer, limit)?;
-        Ok(Target {
-            stream: Stream { reader: Box::new(reader), writer: Box::new(writer) },
-            child: Some(child),
-        })
+        Ok(Target { stream: to_target(reader, writer, limit)?, child: Some(child) })
     }
 }
 

@@ -73,7 +73,7 @@ impl<J: Send + 'static> Helper<J> {
         let (requests, incoming) = mpsc::channel::<(Tag, J)>();
         let shared = completed_operations.clone();
         let name = format!("{}-{what}", current().name().unwrap_or("disk"));
-        let thread = thread::spawn(Role::DiskHelper, &name, move || {
+        let thread = thread::spawn(Role::Helper, &name, move || {
             for (tag, job) in incoming {
                 // A job that panics must not leave its disk waiting: formats of images are other people's code.
                 let result = catch_unwind(AssertUnwindSafe(|| work(job)));

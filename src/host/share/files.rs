@@ -5,16 +5,18 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use devices::component::StateError;
 use rustix::fs::{
     AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, SeekFrom, Statx, Timespec, Timestamps,
     UTIME_NOW, UTIME_OMIT, XattrFlags,
 };
+use rustix::io::retry_on_intr;
 use serde_json::Value;
 use virtio::fs::{
     Answer, Attr, Caching, Caller, Change, Entry, Errno, FileSystem, Handle, Listing, Lock, LockKind, Name,
-    New, Node, OpenMode, Rename, Seek, SetTime, SetXattr, Space, Usage,
+    New, Node, OpenMode, Rename, Seek, SetTime, SetXattr, Space, Usage, Work,
 };
 use virtio::memory::{Memory, Segment};
 
@@ -29,6 +31,9 @@ use super::{Share, errno};
 const LINK_TEXT: usize = 4096;
 /// Most bytes of an attribute's value, and of the names of all (`XATTR_SIZE_MAX`).
 const XATTR: usize = 64 << 10;
+/// Bytes of a file that are allocated, freed or zeroed in one call, and bytes that are copied: what a pause waits for.
+const ALLOCATED: u64 = 1 << 30;
+const COPIED: u64 = 8 << 20;
 
 impl Share {
     /// One more entry of a node for the guest.
@@ -481,14 +486,17 @@ impl FileSystem for Share {
         Ok(written as u64)
     }
 
-    fn sync(&mut self, handle: Handle, data_only: bool) -> Answer<()> {
+    fn sync(&mut self, handle: Handle, data_only: bool) -> Answer<Work> {
         let file = self.handles.fd(handle)?;
-        let done = if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) };
-        done.map_err(errno)
+        Ok(Work::sync(move || {
+            let done = if data_only { rustix::fs::fdatasync(file) } else { rustix::fs::fsync(file) };
+            done.map_err(errno)
+        }))
     }
 
-    fn sync_all(&mut self) -> Answer<()> {
-        rustix::fs::syncfs(&self.folder.root).map_err(errno)
+    fn sync_all(&mut self) -> Answer<Work> {
+        let root = self.folder.root.clone();
+        Ok(Work::sync(move || rustix::fs::syncfs(root).map_err(errno)))
     }
 
     fn usage(&mut self) -> Answer<Usage> {
@@ -516,26 +524,38 @@ impl FileSystem for Share {
         rustix::fs::seek(self.handles.fd(handle)?, to).map_err(errno)
     }
 
-    fn allocate(&mut self, handle: Handle, offset: u64, len: u64, what: Space) -> Answer<()> {
+    fn allocate(&mut self, handle: Handle, offset: u64, len: u64, what: Space) -> Answer<Work> {
         let kept = |keep: bool| if keep { FallocateFlags::KEEP_SIZE } else { FallocateFlags::empty() };
         let flags = match what {
             Space::Allocate { keep_size } => kept(keep_size),
             Space::Punch => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
             Space::Zero { keep_size } => FallocateFlags::ZERO_RANGE | kept(keep_size),
         };
-        rustix::fs::fallocate(self.handles.fd(handle)?, flags, offset, len).map_err(errno)
+        let file = self.handles.fd(handle)?;
+        Ok(Work::change(move |stops| in_parts(&file, flags, offset, len, stops)))
     }
 
-    fn copy(&mut self, from: (Handle, u64), to: (Handle, u64), len: u64) -> Answer<u64> {
+    fn copy(&mut self, from: (Handle, u64), to: (Handle, u64), len: u64) -> Answer<Work> {
         let (source, target) = (self.handles.fd(from.0)?, self.handles.fd(to.0)?);
         let (mut from, mut to) = (from.1, to.1);
-        let len = usize::try_from(len).unwrap_or(usize::MAX);
-        let copied = rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), len);
-        copied.map(|copied| copied as u64).map_err(|error| match error {
-            // The guest copies by reading and writing then.
-            rustix::io::Errno::XDEV | rustix::io::Errno::NOSYS => Errno::NOTSUP,
-            error => errno(error),
-        })
+        Ok(Work::change(move |stops| {
+            let mut copied = 0;
+            while copied < len && (copied == 0 || !stops.load(Ordering::Relaxed)) {
+                let part = usize::try_from((len - copied).min(COPIED)).unwrap_or(0);
+                let call =
+                    || rustix::fs::copy_file_range(&source, Some(&mut from), &target, Some(&mut to), part);
+                match retry_on_intr(call) {
+                    Ok(0) => break,
+                    Ok(more) => copied += more as u64,
+                    // The guest hears of the error when it goes on from there.
+                    Err(_) if copied > 0 => break,
+                    // The guest copies by reading and writing then.
+                    Err(rustix::io::Errno::XDEV | rustix::io::Errno::NOSYS) => return Err(Errno::NOTSUP),
+                    Err(error) => return Err(errno(error)),
+                }
+            }
+            Ok(copied)
+        }))
     }
 
     fn xattr(&mut self, node: Node, name: &[u8], value: &mut Vec<u8>) -> Answer<()> {
@@ -625,6 +645,21 @@ impl FileSystem for Share {
 
     fn load(&mut self, state: &Value) -> Result<(), StateError> {
         self.loaded(state)
+    }
+}
+
+/// fallocate(2) a part at a time, so that it can be ended between two.
+fn in_parts(file: &OwnedFd, flags: FallocateFlags, offset: u64, len: u64, stops: &AtomicBool) -> Answer<u64> {
+    let mut done = 0;
+    loop {
+        let part = (len - done).min(ALLOCATED);
+        retry_on_intr(|| rustix::fs::fallocate(file, flags, offset + done, part)).map_err(errno)?;
+        done += part;
+        if done == len {
+            return Ok(0);
+        } else if stops.load(Ordering::Relaxed) {
+            return Err(Errno::INTR);
+        }
     }
 }
 

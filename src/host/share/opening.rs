@@ -85,16 +85,16 @@ pub(crate) struct SharedFolder {
     pub(super) group: u32,
     /// Permissions that this process takes from new files.
     pub(super) umask: u32,
-    /// Files that this process may have open.
+    /// Files that this process may have open, as far as they are this share's to divide.
     pub(super) most_files: usize,
 }
 
 impl SharedFolder {
-    /// Opens the folder of `spec`.
+    /// Opens the folder of `spec`, one of `count` of its machine.
     ///
     /// # Errors
     /// [`ShareError`], with its cure.
-    pub(crate) fn open(spec: &ShareSpec) -> Result<Arc<Self>, ShareError> {
+    pub(crate) fn open(spec: &ShareSpec, count: usize) -> Result<Arc<Self>, ShareError> {
         let path = spec.path.as_path();
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let told = |error: rustix::io::Errno| told(path, error.into());
@@ -118,11 +118,12 @@ impl SharedFolder {
             user: user(),
             group: sys::group(),
             umask: umask(),
-            most_files: sys::most_open_files(),
+            // Three leave a part to the machine, and more divide the same.
+            most_files: sys::most_open_files() / count.div_ceil(3).max(1),
         }))
     }
 
-    /// Most files and folders that the guest may have open: a quarter of what this process may.
+    /// Most files and folders that the guest may have open: a quarter of what this process may, or less with many shares.
     pub(super) fn most_handles(&self) -> usize {
         (self.most_files / 4).clamp(64, 1 << 16)
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 use virtio::fs::{
     Answer, Caller, Change, Entry, Errno, FileSystem, Handle, Lock, LockKind, Name, New, Node, OpenMode,
-    Rename, Seek, SetTime, SetXattr, Space, Time,
+    Rename, Seek, SetTime, SetXattr, Space, Time, Work,
 };
 use virtio::memory::{Memory, Segment};
 use virtio::testing::memory;
@@ -45,7 +45,7 @@ impl World {
         fs::create_dir(base.path().join("dir")).unwrap();
         fs::write(base.path().join("secret"), "secret").unwrap();
         let spec = spec(ShareSpec::new(base.path().join("dir")));
-        let share = Share::new(SharedFolder::open(&spec).unwrap());
+        let share = Share::new(SharedFolder::open(&spec, 1).unwrap());
         World { base, share, memory: memory(1 << 20).0 }
     }
 
@@ -105,6 +105,11 @@ impl World {
         assert_eq!(fs::read(&secret).unwrap(), b"secret");
         assert_eq!(fs::metadata(secret).unwrap().mode() & 0o7777, 0o644);
     }
+}
+
+/// What is another thread's in a machine.
+fn done(work: Answer<Work>) -> Answer<u64> {
+    work?.run(&AtomicBool::new(false))
 }
 
 fn of(error: Errno) -> Answer<Vec<u8>> {
@@ -255,7 +260,7 @@ fn numbers_that_were_made_up_are_errors() {
     }
     for number in [handle.0 + 1, 1 << 32, u64::MAX].map(Handle) {
         assert_eq!(world.take(number, 0), of(Errno::BADF));
-        assert_eq!(world.share.sync(number, true), Err(Errno::BADF));
+        assert_eq!(world.share.sync(number, true).unwrap_err(), Errno::BADF);
         world.share.release(number);
     }
     assert_eq!(world.find(node, "a").unwrap_err(), Errno::NOTDIR);
@@ -294,7 +299,8 @@ fn a_share_that_is_only_read_stays_as_it_is() {
     assert_eq!(world.share.remove_xattr(node, b"user.x"), Err(rofs));
     let handle = world.share.open(node, READ).unwrap();
     assert_eq!(world.put(handle, 0, b"x"), Err(Errno::BADF));
-    assert!(world.share.allocate(handle, 0, 10, Space::Allocate { keep_size: false }).is_err());
+    let allocated = world.share.allocate(handle, 0, 10, Space::Allocate { keep_size: false });
+    assert!(done(allocated).is_err());
     assert_eq!(fs::read(world.path("a")).unwrap(), b"text");
 }
 
@@ -518,10 +524,32 @@ fn holes_and_files_over_four_gigabytes_are_kept() {
     assert_eq!(world.share.seek(handle, 0, Seek::Hole), Ok(0));
     assert_eq!(world.share.seek(handle, far + 3, Seek::Data), Err(Errno::new(6)));
     assert!(fs::metadata(world.path("a")).unwrap().blocks() < 1024);
-    world.share.allocate(handle, 0, 4096, Space::Allocate { keep_size: true }).unwrap();
+    done(world.share.allocate(handle, 0, 4096, Space::Allocate { keep_size: true })).unwrap();
     let (_, other) = world.create("b");
-    assert_eq!(world.share.copy((handle, far), (other, 1), 100), Ok(3));
+    assert_eq!(done(world.share.copy((handle, far), (other, 1), 100)), Ok(3));
     assert_eq!(world.take(other, 0), Ok(b"\0end".to_vec()));
+}
+
+#[test]
+fn calls_that_take_long_end_between_two_parts_when_they_are_to_stop() {
+    let mut world = World::new();
+    let (node, handle) = world.create("a");
+    world.put(handle, 5 << 30, b"end").unwrap();
+    let (_, other) = world.create("b");
+    let all = |world: &mut World| {
+        [
+            world.share.allocate(handle, 0, 5 << 30, Space::Punch),
+            world.share.copy((handle, 0), (other, 0), 64 << 20),
+        ]
+    };
+    let ended = all(&mut world).map(|work| work.unwrap().run(&AtomicBool::new(true)));
+    assert_eq!(ended[0], Err(Errno::INTR), "it is done again from its beginning");
+    assert!(ended[1].is_ok_and(|copied| 0 < copied && copied <= 8 << 20), "{ended:?}");
+    assert_eq!(all(&mut world).map(done), [Ok(0), Ok(64 << 20)]);
+    assert_eq!(world.share.attr(node, None).unwrap().size, (5 << 30) + 3);
+    for work in [world.share.sync(handle, true), world.share.sync(handle, false), world.share.sync_all()] {
+        assert_eq!(done(work), Ok(0));
+    }
 }
 
 #[test]
@@ -607,7 +635,7 @@ fn files_of_others_are_nobodys_and_their_rights_are_not_the_guests_roots() {
         let folder = SharedFolder {
             user: own,
             group: own,
-            ..Arc::into_inner(SharedFolder::open(&spec).unwrap()).unwrap()
+            ..Arc::into_inner(SharedFolder::open(&spec, 1).unwrap()).unwrap()
         };
         let mut stat = stat;
         (stat.stx_uid, stat.stx_gid) = (user, user);
@@ -766,7 +794,7 @@ fn locks_are_bounded_and_stay_in_the_guest_unless_asked_for() {
 #[test]
 fn folders_that_cannot_be_shared_are_told_with_a_cure() {
     let folder = tempfile::tempdir().unwrap();
-    let error = |path: &Path| SharedFolder::open(&ShareSpec::new(path)).unwrap_err().to_string();
+    let error = |path: &Path| SharedFolder::open(&ShareSpec::new(path), 1).unwrap_err().to_string();
     let missing = folder.path().join("none");
     assert!(
         error(&missing).ends_with(&format!("make it with `mkdir -p {}`, or name another", missing.display()))

@@ -72,7 +72,7 @@ impl OpenFiles {
         let drives = drives.collect::<Result<_, E>>()?;
         let shares = spec.share.iter().map(|share| {
             progress.begin(format!("opening the folder {}", share.path.display()));
-            SharedFolder::open(share).map_err(|error| StartError::Share(error).into())
+            SharedFolder::open(share, spec.share.len()).map_err(|error| StartError::Share(error).into())
         });
         Ok(OpenFiles { kernel, initrd, drives, shares: shares.collect::<Result<_, E>>()? })
     }

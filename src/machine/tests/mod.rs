@@ -15,10 +15,9 @@ use devices::pci::bar::BarKind;
 use devices::pci::testing::Scratch;
 use diskimage::Format;
 use tiny_guest::Guest;
-use virtio::console::Backend;
 use virtio::transport::Platform;
 
-use super::pci::{self, Placed};
+use super::pci::{self, Placed, Terminals};
 use super::precopy::{Copy, FileSink};
 use super::resources::Resources;
 use super::run_resources::RunResources;
@@ -70,7 +69,7 @@ fn doorbell_at(address: FunctionAddress, kind: BarKind, msi: &Arc<dyn MsiAllocat
 }
 
 /// In the window above memory, in a device's second function: its first is there as well, or nobody would look.
-fn wide_doorbell(_: &Resources, _: Box<dyn Backend>, virtio: &Platform) -> Result<Vec<Placed>, StartError> {
+fn wide_doorbell(_: &Resources, _: Terminals, virtio: &Platform) -> Result<Vec<Placed>, StartError> {
     let mut functions = vec![pci::host_bridge()?];
     functions.push(Placed::new("bridge3", at(3, 0), devices::pci::host_bridge::HostBridge::new()));
     functions.push(doorbell_at(at(3, 1), BarKind::Memory64, &virtio.msi));
@@ -78,7 +77,7 @@ fn wide_doorbell(_: &Resources, _: Box<dyn Backend>, virtio: &Platform) -> Resul
 }
 
 /// In the window below 4 GiB.
-fn narrow_doorbell(_: &Resources, _: Box<dyn Backend>, virtio: &Platform) -> Result<Vec<Placed>, StartError> {
+fn narrow_doorbell(_: &Resources, _: Terminals, virtio: &Platform) -> Result<Vec<Placed>, StartError> {
     Ok(vec![doorbell_at(at(31, 0), BarKind::Memory32, &virtio.msi)])
 }
 

@@ -5,14 +5,17 @@
 mod block;
 mod convert;
 mod exits;
+mod first;
 mod images;
 mod network;
 mod numbers;
+mod peers;
 mod prefetch;
 mod restore;
 mod rivals;
 mod save;
 mod setups;
+mod share;
 mod startup;
 mod traffic;
 mod warm;
@@ -32,6 +35,8 @@ fn main() -> Result<()> {
             save::run()?;
             warm::run()?;
             prefetch::run()?;
+            share::run()?;
+            first::run()?;
             let lab = rivals::lab()?;
             block::on(&lab, None)?;
             network::on(&lab, None)
@@ -46,11 +51,13 @@ fn main() -> Result<()> {
         Some("save") => save::run(),
         Some("warm") => warm::run(),
         Some("prefetch") => prefetch::run(),
+        Some("share") => share::run(),
+        Some("run") => first::run(),
         Some("block") => block::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
         Some("network") => network::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
         Some(other) => {
             bail!(
-                "no such bench: {other} (startup, restore, exits, convert, save, warm, prefetch, block, network)"
+                "no such bench: {other} (startup, restore, exits, convert, save, warm, prefetch, share, run, block, network)"
             )
         }
     }

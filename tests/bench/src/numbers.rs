@@ -19,6 +19,11 @@ impl Series {
         sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
     }
 
+    /// Each in another unit.
+    pub fn scaled(&self, by: f64) -> Series {
+        Series(self.0.iter().map(|value| value * by).collect())
+    }
+
     /// Each round divided by what another measured in the same round.
     pub fn over(&self, other: &Series) -> Series {
         Series(self.0.iter().zip(&other.0).map(|(a, b)| a / b).collect())

@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(60);
 const WORKED: Duration = Duration::from_secs(240);
 const MODULES: [&str; 4] = ["virtio_pci", "virtio_mmio", "virtio_blk", "virtio_net"];
 /// Runs the lines that come through the console and says how each ended.
-const INIT: &str = "#!/bin/busybox sh
+pub const INIT: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin
 mount -t proc proc /proc
@@ -143,7 +143,8 @@ impl<'a> Guest<'a> {
     pub fn start(lab: &'a Lab, setup: Setup) -> Result<Self> {
         lab.sh(&setup.before)?;
         let helper = setup.helper.as_ref().map(|(line, ready)| helper(lab, line, ready)).transpose()?;
-        let (console, pid) = spawn(lab, &setup.rival.line(&setup.net, &setup.data))?;
+        let line = setup.line.clone().unwrap_or_else(|| setup.rival.line(&setup.net, &setup.data));
+        let (console, pid) = spawn(lab, &line)?;
         let (helper, helper_pid) = helper.unzip();
         let pids = [pid].into_iter().chain(helper_pid).collect();
         let mut guest = Guest { setup, pids, lab, console, helper, line: String::new() };
@@ -159,8 +160,13 @@ impl<'a> Guest<'a> {
 
     /// Runs a line in the guest, which must succeed; gives what it said.
     pub fn sh(&mut self, line: &str) -> Result<String> {
+        self.sh_within(line, SOON)
+    }
+
+    /// The same within a time.
+    pub fn sh_within(&mut self, line: &str, limit: Duration) -> Result<String> {
         self.console.send(format!("{line}\n"))?;
-        let mut said = self.console.expect("status=", SOON).with_context(|| line.to_owned())?;
+        let mut said = self.console.expect("status=", limit).with_context(|| line.to_owned())?;
         said.truncate(said.len() - "status=".len());
         let status = self.console.expect(".", SOON)?;
         ensure!(status == "0.", "{}: `{line}` in the guest: {said}", self.name());

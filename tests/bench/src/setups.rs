@@ -23,6 +23,8 @@ pub struct Setup {
     pub name: String,
     pub rival: Rival,
     pub data: Data,
+    /// How it is started, if not with that disk and that interface.
+    pub line: Option<String>,
     /// As minivmm's `--net` or QEMU's `-netdev` has it.
     pub net: String,
     /// What the lab does first, and at the end.
@@ -42,6 +44,7 @@ impl Setup {
             name: rival.name().into(),
             rival,
             data: Data::default(),
+            line: None,
             net: match rival {
                 Rival::Minivmm => format!("tap={tap}"),
                 _ => format!("tap,ifname={tap},script=no,downscript=no,vhost=off"),
@@ -61,6 +64,7 @@ impl Setup {
             name: format!("{}, user", rival.name()),
             rival,
             data: Data::default(),
+            line: None,
             net: if rival == Rival::Minivmm { "user,host-loopback=on".into() } else { "user".into() },
             before: "true".into(),
             after: "true".into(),
@@ -85,6 +89,7 @@ impl Setup {
             name: format!("{}, passt", rival.name()),
             rival,
             data: Data::default(),
+            line: None,
             net: match rival {
                 Rival::Minivmm => format!("socket={socket}"),
                 _ => format!("stream,server=off,addr.type=unix,addr.path={socket}"),
@@ -117,6 +122,7 @@ impl Setup {
             name: name.into(),
             rival,
             data: Data::default(),
+            line: None,
             net,
             before: "true".into(),
             after: "true".into(),

@@ -99,7 +99,7 @@ impl Window {
     }
 }
 
-fn is_vcpu(thread: &str) -> bool {
+pub fn is_vcpu(thread: &str) -> bool {
     thread.starts_with("vcpu") || thread.starts_with("CPU_")
 }
 
@@ -198,7 +198,8 @@ impl Window {
     }
 }
 
-fn name(call: u32) -> String {
+/// The name of a system call.
+pub fn name(call: u32) -> String {
     let known = match i64::from(call) {
         libc::SYS_read => "read",
         libc::SYS_write => "write",
@@ -210,6 +211,20 @@ fn name(call: u32) -> String {
         libc::SYS_pwritev => "pwritev",
         libc::SYS_fallocate => "fallocate",
         libc::SYS_statx => "statx",
+        libc::SYS_openat => "openat",
+        libc::SYS_openat2 => "openat2",
+        libc::SYS_close => "close",
+        libc::SYS_getdents64 => "getdents",
+        libc::SYS_fstat => "fstat",
+        libc::SYS_newfstatat => "fstatat",
+        libc::SYS_fgetxattr => "fgetxattr",
+        libc::SYS_fchdir => "fchdir",
+        libc::SYS_unshare => "unshare",
+        libc::SYS_lseek => "lseek",
+        libc::SYS_pwritev2 => "pwritev2",
+        libc::SYS_preadv2 => "preadv2",
+        libc::SYS_setresuid => "setresuid",
+        libc::SYS_setresgid => "setresgid",
         libc::SYS_ppoll => "ppoll",
         libc::SYS_poll => "poll",
         libc::SYS_ioctl => "ioctl",

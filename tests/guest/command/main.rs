@@ -6,6 +6,7 @@
 //! - `copy`: copies its input to its output, to the end.
 //! - `pack [N]`: sends its input as the archive of its files, and says that a tar has ended with status N.
 //! - `show`: shows what is typed at its terminal, and the lines in which the host says the size of it, until a `q`.
+//! - `pour N`: prints N times 4096 bytes at its terminal, as Linux does: it runs on only when the device has them.
 //! - `folder` and `size`: prints where it is to run, and the size of its terminal.
 //! - `environment`, `seed` and `now`: prints what it was told of them.
 //! - `count`: prints how many commands this guest has had.
@@ -49,6 +50,10 @@ fn hang() -> ! {
     }
 }
 
+fn number(digits: &[u8]) -> u32 {
+    digits.iter().fold(0, |number: u32, digit| number.wrapping_mul(10).wrapping_add(u32::from(digit - b'0')))
+}
+
 /// Does it, and returns its status.
 fn run(ports: &mut Ports, task: &Task, count: u8) -> u8 {
     let say = |ports: &mut Ports, port: &[u8], text: &[u8]| {
@@ -67,12 +72,7 @@ fn run(ports: &mut Ports, task: &Task, count: u8) -> u8 {
     match task.word(0) {
         b"say" => words(ports, ports::OUT),
         b"complain" => words(ports, ports::ERR),
-        b"exit" => {
-            return task
-                .word(1)
-                .iter()
-                .fold(0, |number: u8, digit| number.wrapping_mul(10).wrapping_add(digit - b'0'));
-        }
+        b"exit" => return number(task.word(1)) as u8,
         b"copy" => ports.copy_input(ports::OUT),
         b"pack" => {
             ports.copy_input(ports::FILES);
@@ -81,6 +81,7 @@ fn run(ports: &mut Ports, task: &Task, count: u8) -> u8 {
             ports.send(ports::RUN, b"\n");
         }
         b"show" => ports.show(),
+        b"pour" => ports.pour(number(task.word(1))),
         b"folder" => say(ports, ports::OUT, task.between(b"workdir='", b"'")),
         b"size" => say(ports, ports::OUT, task.between(b"terminal=1; size='", b"'")),
         b"environment" => say(ports, ports::OUT, task.between(b"environment() { :", b"; }; set --")),

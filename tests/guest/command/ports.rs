@@ -198,10 +198,7 @@ impl Ports {
 
     /// Shows what is typed at the terminal, and each line of the host's, until a `q`.
     pub fn show(&mut self) {
-        while self.terminal.is_none() {
-            self.hear();
-        }
-        let (keys, run) = (2 * self.terminal.unwrap_or(0) + 2, self.queue(RUN));
+        let (keys, run) = (self.keys(), self.queue(RUN));
         self.transmit(keys + 1, b"shows\r\n");
         loop {
             self.hear();
@@ -216,6 +213,22 @@ impl Ports {
                 }
             }
         }
+    }
+
+    /// Writes so many pages to the terminal.
+    pub fn pour(&mut self, count: u32) {
+        let keys = self.keys();
+        for _ in 0..count {
+            self.transmit(keys + 1, &[b'x'; PAGE as usize]);
+        }
+    }
+
+    /// The queue of what is typed at the terminal; that of what is shown is the next one.
+    fn keys(&mut self) -> u16 {
+        while self.terminal.is_none() {
+            self.hear();
+        }
+        2 * self.terminal.unwrap_or(0) + 2
     }
 
     /// Copies the input to a port.

@@ -85,7 +85,12 @@ pub struct Device {
 impl Device {
     /// The function in `slot`, if it is one of ours.
     pub fn find(slot: u64) -> Option<Device> {
-        let function = ECAM + (slot << 15);
+        Device::at(slot << 3)
+    }
+
+    /// The same of function `number`: eight of them a slot.
+    pub fn at(number: u64) -> Option<Device> {
+        let function = ECAM + (number << 12);
         let kind = match peek::<u32>(function) {
             0x1041_1af4 => Kind::Network,
             0x1042_1af4 => Kind::Block,

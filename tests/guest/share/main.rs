@@ -8,6 +8,7 @@
 //! - `n`: reads its first byte a thousand times, each time waiting for the answer: `reads=1000`.
 //! - `h`: forges requests of every kind, with numbers, names and lengths as they come, and tries to get out of the folder by name:
 //!   `forged=N out=0`, out of N requests how many names outside were answered. The file stays open.
+//! - `l`: leaves its share and mounts the last of all: `mounted=ERROR of=N`.
 //! - `b`: boots again. `q`: powers off.
 //!
 //! Freestanding, as the hostile guest, of which it has its platform.
@@ -103,6 +104,17 @@ impl Share {
         peek::<u32>(answer() + 4).wrapping_neg()
     }
 
+    /// Its driver, from the beginning.
+    fn of(device: Device) -> Share {
+        device.negotiate(0);
+        device.place_well(0, ARENA);
+        device.place_well(QUEUE, ARENA);
+        // No interrupt for what is used (§2.7.6).
+        poke::<u16>(ARENA.avail(QUEUE), 1);
+        device.set(at::STATUS, 0xfu8);
+        Share { device, unique: 0, handle: 0 }
+    }
+
     fn mount(&mut self) -> u32 {
         let end = put_words(0, &[7, 38, 0, 0]);
         (end..64).for_each(|at| poke::<u8>(request() + HEADER + at, 0));
@@ -195,21 +207,19 @@ impl Share {
 /// Where ring 3 begins.
 #[unsafe(no_mangle)]
 extern "C" fn ring3(_: u64) -> ! {
-    let device = (0..32).filter_map(Device::find).find(|device| device.kind == Kind::FileSystem);
-    let device = device.unwrap_or_else(|| panic!("there is no share"));
-    device.negotiate(0);
-    device.place_well(0, ARENA);
-    device.place_well(QUEUE, ARENA);
-    // No interrupt for what is used (§2.7.6).
-    poke::<u16>(ARENA.avail(QUEUE), 1);
-    device.set(at::STATUS, 0xfu8);
-    let mut share = Share { device, unique: 0, handle: 0 };
+    let shares = || (0..256).filter_map(Device::at).filter(|device| device.kind == Kind::FileSystem);
+    let mut share = Share::of(shares().next().unwrap_or_else(|| panic!("there is no share")));
     say!("mounted={}", share.mount());
     say!("ready");
     loop {
         platform::wait_for_input();
         match platform::take_input() {
             b'm' => say!("mounted={}", share.mount()),
+            b'l' => {
+                share.device.reset();
+                share = Share::of(shares().last().unwrap_or_else(|| panic!("there is no share")));
+                say!("mounted={} of={}", share.mount(), shares().count());
+            }
             b'w' => share.write(),
             b'o' => share.open(),
             b'r' => share.say_read(),

@@ -21,6 +21,7 @@ mod process;
 mod qemu;
 mod qemu_img;
 mod saved;
+mod stress;
 pub mod terminal;
 mod wire;
 
@@ -33,6 +34,7 @@ pub use kernel::{Flavour, Kernel, Kernels, kernel, kernels, memtest};
 pub use machine::{Access, Lab, LabConfig, LabKind};
 pub use process::{Cmd, Input, News, Output, Process};
 pub use qemu_img::qemu_img;
+pub use stress::stress_ng;
 
 /// Brings everything that the lab and its guests are made of; says what it does on standard error.
 pub fn prepare() -> Result<(), LabError> {

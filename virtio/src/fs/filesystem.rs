@@ -1,7 +1,9 @@
 //! What the device asks of a file system. All arguments are copies that the guest cannot change any more, and checked as far
 //! as the protocol goes; nodes and handles are numbers that the guest may have made up.
 
+use std::fmt;
 use std::fmt::Debug;
+use std::sync::atomic::AtomicBool;
 
 use devices::component::StateError;
 use serde::{Deserialize, Serialize};
@@ -285,7 +287,47 @@ pub struct Lock {
     pub end: u64,
 }
 
-/// A file system. Calls do not wait for anything but the host's files.
+type Call = dyn FnOnce(&AtomicBool) -> Answer<u64> + Send;
+
+/// What is left of a request: a call that may take long, with all that it needs, for another thread.
+pub struct Work {
+    call: Box<Call>,
+    can_be_left: bool,
+}
+
+impl Work {
+    /// One that changes nothing that anybody sees: it may go on when nobody waits for it any more, and be done again.
+    pub fn sync(call: impl FnOnce() -> Answer<()> + Send + 'static) -> Self {
+        Work { call: Box::new(|_| call().map(|()| 0)), can_be_left: true }
+    }
+
+    /// One that changes files, and returns a number. Once its argument is set it ends soon: with what there is so far, or with
+    /// [`Errno::INTR`] to be done again from its beginning.
+    pub fn change(call: impl FnOnce(&AtomicBool) -> Answer<u64> + Send + 'static) -> Self {
+        Work { call: Box::new(call), can_be_left: false }
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// As all.
+    pub fn run(self, stops: &AtomicBool) -> Answer<u64> {
+        (self.call)(stops)
+    }
+
+    /// Whether nothing is to wait for it where it is not wanted any more.
+    pub(super) fn can_be_left(&self) -> bool {
+        self.can_be_left
+    }
+}
+
+impl Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Work").field("can_be_left", &self.can_be_left).finish_non_exhaustive()
+    }
+}
+
+/// A file system. Calls do not wait for anything but the host's files, and what may take long they return as [`Work`].
 pub trait FileSystem: Debug + Send {
     /// How long the guest may use what it knows.
     fn caching(&self) -> Caching;
@@ -407,13 +449,13 @@ pub trait FileSystem: Debug + Send {
     ///
     /// # Errors
     /// As all.
-    fn sync(&mut self, handle: Handle, data_only: bool) -> Answer<()>;
+    fn sync(&mut self, handle: Handle, data_only: bool) -> Answer<Work>;
 
     /// Puts everything on stable storage.
     ///
     /// # Errors
     /// As all.
-    fn sync_all(&mut self) -> Answer<()>;
+    fn sync_all(&mut self) -> Answer<Work>;
 
     /// How much it holds.
     ///
@@ -431,13 +473,13 @@ pub trait FileSystem: Debug + Send {
     ///
     /// # Errors
     /// As all.
-    fn allocate(&mut self, handle: Handle, offset: u64, len: u64, what: Space) -> Answer<()>;
+    fn allocate(&mut self, handle: Handle, offset: u64, len: u64, what: Space) -> Answer<Work>;
 
     /// Copies from file to file; how many bytes.
     ///
     /// # Errors
     /// As all.
-    fn copy(&mut self, from: (Handle, u64), to: (Handle, u64), len: u64) -> Answer<u64>;
+    fn copy(&mut self, from: (Handle, u64), to: (Handle, u64), len: u64) -> Answer<Work>;
 
     /// Appends an extended attribute's value.
     ///

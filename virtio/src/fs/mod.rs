@@ -1,11 +1,12 @@
 //! The file system device (virtio 1.3 §5.11): FUSE requests from its queues become calls of a [`FileSystem`].
 //!
 //! A request's fields are copied once and checked; only data of reads and writes stay in guest memory, which the file system
-//! gets as segments. Requests are served one after the other, in the order of their queues. One that waits for a lock is kept
-//! aside and asked again.
+//! gets as segments. Requests are served one after the other, in the order of their queues; calls that may take long are made by
+//! other threads meanwhile. A request that waits for a lock is kept aside and asked again.
 
 mod errno;
 mod filesystem;
+mod later;
 mod listing;
 mod opcode;
 mod serve;
@@ -20,6 +21,7 @@ mod tests;
 use std::io;
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use devices::component::{State, StateError};
@@ -29,7 +31,7 @@ use serde_json::Value;
 pub use errno::Errno;
 pub use filesystem::{
     Answer, Attr, Caching, Caller, Change, Entry, FileSystem, Handle, Lock, LockKind, Name, New, Node,
-    OpenMode, Rename, Seek, SetTime, SetXattr, Space, Time, Usage,
+    OpenMode, Rename, Seek, SetTime, SetXattr, Space, Time, Usage, Work,
 };
 pub use listing::{Listing, UNKNOWN_INO};
 
@@ -37,8 +39,9 @@ use crate::DeviceKind;
 use crate::config_space::ConfigSpace;
 use crate::device::{Context, Device, DeviceInfo, TIMER};
 use crate::memory::Memory;
-use crate::poll::{Epoll, Token};
+use crate::poll::{Epoll, Interest, Token};
 use crate::queue::{Chain, Queue, QueueFault};
+use later::{Later, Request};
 use serve::{Buffers, Outcome, Server, TRANSFER};
 use session::Session;
 use wire::{Fields, Header, IN_HEADER, OUT_HEADER};
@@ -61,16 +64,16 @@ const BATCH: u32 = 16;
 const RETRY: Duration = Duration::from_millis(50);
 /// Most requests that wait for locks; the driver needs descriptors for what would end their waiting.
 const MOST_WAITING: usize = 256;
+/// Calls have ended that other threads make.
+const ENDED: Token = 0;
 const KIND: &str = "virtio-fs";
 const VERSION: u16 = 1;
 
 /// A request that waits for a lock.
 #[derive(Debug)]
 struct Waiting {
-    queue: u16,
-    unique: u64,
+    request: Request,
     lock: Lock,
-    chain: Chain,
 }
 
 /// One that is back in its ring's memory while the device rests.
@@ -99,6 +102,8 @@ pub struct Fs {
     /// The request at hand.
     request: Vec<u8>,
     waiting: Vec<Waiting>,
+    /// Who makes calls that may take long, once there was one.
+    later: Option<Later>,
     parked: Vec<Parked>,
 }
 
@@ -116,6 +121,7 @@ impl Fs {
             server: Server::new(fs),
             request: Vec::new(),
             waiting: Vec::new(),
+            later: None,
             parked: Vec::new(),
         }
     }
@@ -183,9 +189,13 @@ impl Fs {
         };
         match outcome {
             Ok(Outcome::Waits(lock)) => {
-                self.waiting.push(Waiting { queue: index, unique: header.unique, lock, chain });
+                let request = Request { queue: index, unique: header.unique, chain, says_count: false };
+                self.waiting.push(Waiting { request, lock });
                 cx.wake_by(Instant::now() + RETRY);
                 Ok(())
+            }
+            Ok(Outcome::Later { work, says_count }) => {
+                self.hand_over(Request { queue: index, unique: header.unique, chain, says_count }, work, cx)
             }
             Ok(Outcome::Interrupts(unique)) => {
                 queue.complete(chain)?;
@@ -242,27 +252,63 @@ impl Fs {
         queue.complete(chain)
     }
 
-    /// Ends the waiting of request `unique`.
-    fn interrupt(&mut self, unique: u64, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
-        let Some(at) = self.waiting.iter().position(|waiting| waiting.unique == unique) else {
-            return Ok(());
-        };
-        let waiting = self.waiting.swap_remove(at);
-        self.end_waiting(waiting, Err(Errno::INTR), cx)
-    }
-
-    fn end_waiting(
+    /// Gives a call to another thread, or makes it here if the host has none left.
+    fn hand_over(
         &mut self,
-        waiting: Waiting,
-        outcome: Answer<Outcome>,
+        request: Request,
+        work: Work,
         cx: &mut Context<'_, Epoll>,
     ) -> Result<(), QueueFault> {
+        if self.later.is_none() {
+            let made = Later::new(&self.name)
+                .and_then(|later| cx.watch(later.event(), ENDED, Interest::Read).map(|()| later));
+            self.later = made.inspect_err(|error| log::warn!("{}: {error}", self.name)).ok();
+        }
+        let refused = match &mut self.later {
+            Some(later) => later.submit(request, work).err(),
+            None => Some((request, work)),
+        };
+        let Some((request, work)) = refused else { return Ok(()) };
+        let result = work.run(&AtomicBool::new(false));
+        self.end(request, result, cx)
+    }
+
+    /// Ends the waiting of request `unique`. A call that is being made goes on.
+    fn interrupt(&mut self, unique: u64, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        let at = self.waiting.iter().position(|waiting| waiting.request.unique == unique);
+        let request = match at {
+            Some(at) => Some(self.waiting.swap_remove(at).request),
+            None => self.later.as_mut().and_then(|later| later.cancel(unique)),
+        };
+        request.map_or(Ok(()), |request| self.end(request, Err(Errno::INTR), cx))
+    }
+
+    /// Answers a request that was kept aside.
+    fn end(
+        &mut self,
+        request: Request,
+        result: Answer<u64>,
+        cx: &mut Context<'_, Epoll>,
+    ) -> Result<(), QueueFault> {
+        let Request { queue, unique, chain, says_count } = request;
         self.server.out.clear();
         self.server.moved = (0, 0);
+        if let (true, Ok(count)) = (says_count, result) {
+            wire::u64(&mut self.server.out, count);
+        }
         // The queue may have broken meanwhile: its driver waits for a reset then.
-        let Some(queue) = cx.queue(waiting.queue) else { return Ok(()) };
-        self.answer(queue, waiting.chain, waiting.unique, outcome)?;
+        let Some(queue) = cx.queue(queue) else { return Ok(()) };
+        self.answer(queue, chain, unique, result.map(|_| Outcome::Answered))?;
         queue.notify()
+    }
+
+    /// Answers requests whose calls have ended.
+    fn end_later(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        let mut all = Ok(());
+        while let Some((request, result)) = self.later.as_mut().and_then(Later::ended) {
+            all = self.end(request, result, cx).and(all);
+        }
+        all
     }
 
     /// Asks again for locks that requests wait for, in the order in which they came.
@@ -270,19 +316,22 @@ impl Fs {
         self.server.frees_locks = false;
         let mut result = Ok(());
         for waiting in std::mem::take(&mut self.waiting) {
-            let outcome = match self.server.fs.lock(&waiting.lock) {
-                Err(Errno::AGAIN) => {
-                    self.waiting.push(waiting);
-                    continue;
-                }
-                outcome => outcome.map(|()| Outcome::Answered),
-            };
-            result = self.end_waiting(waiting, outcome, cx).and(result);
+            match self.server.fs.lock(&waiting.lock) {
+                Err(Errno::AGAIN) => self.waiting.push(waiting),
+                locked => result = self.end(waiting.request, locked.map(|()| 0), cx).and(result),
+            }
         }
         if !self.waiting.is_empty() {
             cx.wake_by(Instant::now() + RETRY);
         }
         result
+    }
+
+    /// Puts a request back where it came from, to be read again.
+    fn park(&mut self, Request { queue, chain, .. }: Request, cx: &mut Context<'_, Epoll>) {
+        if let Some(of) = cx.queue(queue) {
+            self.parked.push(Parked { queue, head: of.set_aside(chain) });
+        }
     }
 
     /// Serves `queues`. After a fault in one queue the others go on in the next turn.
@@ -309,6 +358,9 @@ impl Device for Fs {
     }
 
     fn start(&mut self, cx: &mut Context<'_, Epoll>) -> io::Result<()> {
+        if let Some(later) = &self.later {
+            cx.watch(later.event(), ENDED, Interest::Read)?;
+        }
         for Parked { queue, head } in std::mem::take(&mut self.parked) {
             let Some(of) = cx.queue(queue) else { continue };
             // Read anew: the guest's memory is what it has.
@@ -328,7 +380,9 @@ impl Device for Fs {
     }
 
     fn ready(&mut self, token: Token, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
-        if token != TIMER {
+        if token == ENDED {
+            return self.end_later(cx);
+        } else if token != TIMER {
             return Ok(());
         }
         self.server.frees_locks = !self.waiting.is_empty();
@@ -336,11 +390,18 @@ impl Device for Fs {
         self.turn(&[HIGH_PRIORITY, REQUESTS], cx).and(retried)
     }
 
-    /// Requests that wait for locks go back where they came from, to be read again.
+    /// What waits goes back where it came from.
     fn stop(&mut self, cx: &mut Context<'_, Epoll>) {
-        for Waiting { queue, chain, .. } in self.waiting.drain(..) {
-            if let Some(of) = cx.queues.get_mut(usize::from(queue)).and_then(Option::as_mut) {
-                self.parked.push(Parked { queue, head: of.set_aside(chain) });
+        for Waiting { request, .. } in std::mem::take(&mut self.waiting) {
+            self.park(request, cx);
+        }
+        for (request, answer) in self.later.as_mut().map(Later::stop).unwrap_or_default() {
+            let Some(answer) = answer else {
+                self.park(request, cx);
+                continue;
+            };
+            if let Err(fault) = self.end(request, answer, cx) {
+                log::debug!("{}: {fault} while it stopped", self.name);
             }
         }
     }
@@ -359,7 +420,7 @@ impl Device for Fs {
     fn load(&mut self, state: &State) -> Result<(), StateError> {
         let FsState { session, waiting, files } = state.open(KIND, VERSION)?;
         let fits = |parked: &Parked| parked.queue <= REQUESTS && parked.head < QUEUE_SIZE.get();
-        if waiting.len() > MOST_WAITING || !waiting.iter().all(fits) {
+        if waiting.len() > 2 * usize::from(QUEUE_SIZE.get()) || !waiting.iter().all(fits) {
             return Err(StateError::damaged(KIND, "requests wait that no queue can have"));
         }
         self.server.fs.load(&files)?;

@@ -3,7 +3,7 @@
 use super::errno::Errno;
 use super::filesystem::{
     Answer, Caching, Caller, Change, FileSystem, Handle, Lock, LockKind, Name, New, Node, OpenMode, Rename,
-    Seek, SetTime, SetXattr, Space, Time,
+    Seek, SetTime, SetXattr, Space, Time, Work,
 };
 use super::listing::Listing;
 use super::opcode as op;
@@ -19,11 +19,11 @@ const MOST_XATTR_NAME: usize = 255;
 const MOST_LINK: usize = 4095;
 /// Bytes of `fuse_write_in` and `fuse_read_in`.
 pub(super) const TRANSFER: usize = 40;
-/// Most bytes that are copied for one request: the guest goes on from there, and the others wait no longer than for this.
+/// Most bytes that are copied for one request: the guest goes on from there.
 const MOST_COPY: u64 = 64 << 20;
 
 /// What became of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Outcome {
     /// The answer is in the server's buffer.
     Answered,
@@ -33,6 +33,8 @@ pub(super) enum Outcome {
     Silent,
     /// It waits for a lock.
     Waits(Lock),
+    /// Another thread is to do this. Its answer is the number that comes of it, or empty.
+    Later { work: Work, says_count: bool },
     /// The request of this number is to end its waiting, if it waits.
     Interrupts(u64),
 }
@@ -118,6 +120,10 @@ impl Server {
             op::FORGET | op::BATCH_FORGET => self.forget(node, header.opcode, body),
             op::INTERRUPT => Ok(Outcome::Interrupts({ body }.u64()?)),
             op::GETLK | op::SETLK | op::SETLKW => self.lock(header.opcode, body),
+            op::FSYNC | op::FSYNCDIR | op::SYNCFS | op::FALLOCATE | op::COPY_FILE_RANGE => {
+                let work = self.work(header.opcode, body)?;
+                Ok(Outcome::Later { work, says_count: header.opcode == op::COPY_FILE_RANGE })
+            }
             opcode => self.simple(opcode, node, header, body).map(|()| Outcome::Answered),
         }
     }
@@ -198,11 +204,6 @@ impl Server {
                 self.fs.release(Handle(body.u64()?));
                 self.frees_locks = true;
             }
-            op::FSYNC | op::FSYNCDIR => {
-                let handle = Handle(body.u64()?);
-                self.fs.sync(handle, body.u32()? & 1 != 0)?;
-            }
-            op::SYNCFS => self.fs.sync_all()?,
             op::STATFS => {
                 let usage = self.fs.usage()?;
                 wire::usage(&mut self.out, &usage);
@@ -237,6 +238,16 @@ impl Server {
                 let at = self.fs.seek(handle, offset, to)?;
                 wire::u64(&mut self.out, at);
             }
+            op::DESTROY => self.end_session(),
+            _ => return Err(Errno::NOSYS),
+        }
+        Ok(())
+    }
+
+    /// Requests whose calls may take long.
+    fn work(&mut self, opcode: u32, mut body: Fields<'_>) -> Answer<Work> {
+        match opcode {
+            op::SYNCFS => self.fs.sync_all(),
             op::FALLOCATE => {
                 let (handle, offset, len) = (Handle(body.u64()?), body.u64()?, body.u64()?);
                 let what = match body.u32()? {
@@ -250,7 +261,7 @@ impl Server {
                 if offset.checked_add(len).is_none_or(|end| i64::try_from(end).is_err()) {
                     return Err(Errno::new(27));
                 }
-                self.fs.allocate(handle, offset, len, what)?;
+                self.fs.allocate(handle, offset, len, what)
             }
             op::COPY_FILE_RANGE => {
                 let from = (Handle(body.u64()?), body.u64()?);
@@ -260,13 +271,14 @@ impl Server {
                 if flags != 0 {
                     return Err(Errno::INVAL);
                 }
-                let copied = self.fs.copy(from, to, len.min(MOST_COPY))?;
-                wire::u64(&mut self.out, copied);
+                self.fs.copy(from, to, len.min(MOST_COPY))
             }
-            op::DESTROY => self.end_session(),
-            _ => return Err(Errno::NOSYS),
+            // FSYNC and FSYNCDIR.
+            _ => {
+                let handle = Handle(body.u64()?);
+                self.fs.sync(handle, body.u32()? & 1 != 0)
+            }
         }
-        Ok(())
     }
 
     /// `fuse_open_out` of a file.

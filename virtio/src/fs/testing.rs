@@ -1,7 +1,9 @@
 //! A file system in memory, and the driver's side of FUSE, for tests and fuzz targets.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use devices::component::StateError;
 use serde::{Deserialize, Serialize};
@@ -10,7 +12,7 @@ use vm_memory::Bytes;
 
 use super::filesystem::{
     Answer, Attr, Caching, Caller, Change, Entry, FileSystem, Handle, Lock, LockKind, Name, New, Node,
-    OpenMode, Rename, Seek, SetXattr, Space, Usage,
+    OpenMode, Rename, Seek, SetXattr, Space, Usage, Work,
 };
 use super::{Errno, Listing, wire};
 use crate::memory::{Memory, Segment, total};
@@ -43,9 +45,33 @@ struct Open {
     next: u64,
 }
 
+/// How slow the medium is.
+#[derive(Debug, Default)]
+struct Medium {
+    /// Calls of [`Work`] wait while it is set.
+    is_held: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Medium {
+    /// Waits until it is not held, or until `stops`: false then.
+    fn wait(&self, stops: &AtomicBool) -> bool {
+        let mut is_held = self.is_held.lock().unwrap_or_else(PoisonError::into_inner);
+        while *is_held {
+            if stops.load(Ordering::Relaxed) {
+                return false;
+            }
+            let waited = self.changed.wait_timeout(is_held, Duration::from_millis(1));
+            is_held = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+}
+
 /// The file system. Clones are the same files, each with its own open ones.
 #[derive(Debug, Clone)]
 pub struct MemoryFs {
+    medium: Arc<Medium>,
     tree: Arc<Mutex<Tree>>,
     open: Open,
     caching: Caching,
@@ -56,7 +82,7 @@ impl MemoryFs {
     pub fn new(caching: Caching) -> Self {
         let root = File { mode: 0o040_755, ..File::default() };
         let tree = Tree { files: [(1, root)].into(), next: 2, locks: Vec::new() };
-        MemoryFs { tree: Arc::new(Mutex::new(tree)), open: Open::default(), caching }
+        MemoryFs { medium: Arc::default(), tree: Arc::new(Mutex::new(tree)), open: Open::default(), caching }
     }
 
     /// Entries that the guest has of all files but the root.
@@ -77,6 +103,25 @@ impl MemoryFs {
             let all: Vec<u64> = tree.files.keys().copied().collect();
             tree.locks.extend(all.iter().map(|file| (*file, u64::MAX, LockKind::Write)));
         }
+    }
+
+    /// While `is_held`, calls that may take long do.
+    pub fn hold(&self, is_held: bool) {
+        *self.medium.is_held.lock().unwrap_or_else(PoisonError::into_inner) = is_held;
+        self.medium.changed.notify_all();
+    }
+
+    fn sync_work(&self) -> Work {
+        let medium = self.medium.clone();
+        Work::sync(move || {
+            medium.wait(&AtomicBool::new(false));
+            Ok(())
+        })
+    }
+
+    fn change_work(&self) -> Work {
+        let medium = self.medium.clone();
+        Work::change(move |stops| if medium.wait(stops) { Ok(0) } else { Err(Errno::INTR) })
     }
 
     fn tree(&self) -> MutexGuard<'_, Tree> {
@@ -304,12 +349,12 @@ impl FileSystem for MemoryFs {
         Ok(len)
     }
 
-    fn sync(&mut self, handle: Handle, _: bool) -> Answer<()> {
-        self.node(handle).map(|_| ())
+    fn sync(&mut self, handle: Handle, _: bool) -> Answer<Work> {
+        self.node(handle).map(|_| self.sync_work())
     }
 
-    fn sync_all(&mut self) -> Answer<()> {
-        Ok(())
+    fn sync_all(&mut self) -> Answer<Work> {
+        Ok(self.sync_work())
     }
 
     fn usage(&mut self) -> Answer<Usage> {
@@ -322,13 +367,13 @@ impl FileSystem for MemoryFs {
         if offset >= len { Err(Errno::new(6)) } else { Ok(if to == Seek::Data { offset } else { len }) }
     }
 
-    fn allocate(&mut self, handle: Handle, _: u64, _: u64, _: Space) -> Answer<()> {
-        self.node(handle).map(|_| ())
+    fn allocate(&mut self, handle: Handle, _: u64, _: u64, _: Space) -> Answer<Work> {
+        self.node(handle).map(|_| self.change_work())
     }
 
-    fn copy(&mut self, from: (Handle, u64), to: (Handle, u64), _: u64) -> Answer<u64> {
+    fn copy(&mut self, from: (Handle, u64), to: (Handle, u64), _: u64) -> Answer<Work> {
         self.node(from.0)?;
-        self.node(to.0).map(|_| 0)
+        self.node(to.0).map(|_| self.change_work())
     }
 
     fn xattr(&mut self, node: Node, name: &[u8], value: &mut Vec<u8>) -> Answer<()> {

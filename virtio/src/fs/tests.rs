@@ -264,3 +264,96 @@ fn guest_that_waits_for_too_many_locks_gets_an_error() {
     driver.guest.start(0, 64);
     assert_eq!(driver.ask(opcode::INIT, 0, &init(38, 0), 64).0, 0, "a reset ends them");
 }
+
+/// Sends a request that is not waited for.
+fn send(driver: &mut Driver, opcode: u32, unique: u64, body: &[u8]) -> u64 {
+    let bytes = request(opcode, unique, 1, body);
+    let (_, outs) = driver.guest.add(REQ, &[&bytes], &[OUT_HEADER + 8]);
+    driver.guest.kick(REQ);
+    outs[0]
+}
+
+/// Error and number of the request that an answer is for.
+fn answer(guest: &Guest<Epoll>, at: u64) -> (i32, u64) {
+    let bytes = guest.bytes(at, OUT_HEADER);
+    (-i32::from_le_bytes(bytes[4..8].try_into().unwrap()), word(&bytes, 8))
+}
+
+#[test]
+fn calls_that_take_long_hold_up_nobody() {
+    let fs = MemoryFs::new(Caching::Auto);
+    let mut driver = Driver::new(&fs);
+    let (_, handle) = driver.create(b"a");
+    fs.hold(true);
+    let copy = longs(&[handle, 0, 1, handle, 0, 100, 0]);
+    let all = [
+        (opcode::SYNCFS, longs(&[0])),
+        (opcode::FSYNC, longs(&[handle, 0])),
+        (opcode::FSYNCDIR, longs(&[handle, 0])),
+        (opcode::COPY_FILE_RANGE, copy.clone()),
+        // Those have no thread yet.
+        (opcode::FALLOCATE, longs(&[handle, 0, 100, 0])),
+        (opcode::COPY_FILE_RANGE, copy),
+    ];
+    let outs: Vec<_> =
+        (70..).zip(&all).map(|(unique, (opcode, body))| send(&mut driver, *opcode, unique, body)).collect();
+    assert_eq!(driver.ask(opcode::STATFS, 1, &[], 80).0, 0, "others go on");
+    assert_eq!(driver.lock(opcode::SETLK, handle, 1, 1).0, 0);
+    // One without a thread is ended, one with a thread is not.
+    for unique in [74, 70] {
+        driver.guest.request(HIGH, &[&request(opcode::INTERRUPT, 90, 0, &longs(&[unique]))], &[]);
+    }
+    assert_eq!(driver.guest.rings[REQ].wait_used().len, 16);
+    assert_eq!(answer(&driver.guest, outs[4]), (Errno::INTR.raw(), 74));
+    assert_eq!(driver.guest.rings[REQ].poll_used(), None);
+    fs.hold(false);
+    let mut lens: Vec<_> = (0..5).map(|_| driver.guest.rings[REQ].wait_used().len).collect();
+    lens.sort_unstable();
+    assert_eq!(lens, [16, 16, 16, 24, 24]);
+    for (unique, at) in (70..).zip(outs).filter(|(unique, _)| *unique != 74) {
+        assert_eq!(answer(&driver.guest, at), (0, unique));
+    }
+    // What is wrong is told at once.
+    assert_eq!(driver.ask(opcode::FSYNC, 1, &longs(&[!0, 0]), 0).0, Errno::BADF.raw());
+}
+
+#[test]
+fn device_that_rests_waits_for_no_call_and_has_it_made_again_when_it_goes_on() {
+    for (opcode, is_copy) in [(opcode::SYNCFS, false), (opcode::COPY_FILE_RANGE, true)] {
+        let fs = MemoryFs::new(Caching::Auto);
+        let mut driver = Driver::new(&fs);
+        let (_, handle) = driver.create(b"a");
+        fs.hold(true);
+        let body = if is_copy { longs(&[handle, 0, 1, handle, 0, 100, 0]) } else { longs(&[0]) };
+        // More than there are threads.
+        let outs: Vec<_> = (0..6).map(|n| send(&mut driver, opcode, 70 + n, &body)).collect();
+        assert_eq!(driver.ask(opcode::STATFS, 1, &[], 80).0, 0, "all are begun");
+        let device = Fs::new("fs0", "work", Box::new(fs.clone()));
+        let mut guest = driver.guest.moved(Box::new(device), Box::new(Epoll::new));
+        assert_eq!(guest.rings[REQ].poll_used(), None);
+        fs.hold(false);
+        (0..6).for_each(|_| assert_eq!(guest.rings[REQ].wait_used().len, if is_copy { 24 } else { 16 }));
+        for (unique, at) in (70..).zip(outs) {
+            assert_eq!(answer(&guest, at), (0, unique));
+        }
+    }
+}
+
+#[test]
+fn calls_of_a_guest_that_is_gone_are_answered_to_nobody() {
+    let fs = MemoryFs::new(Caching::Auto);
+    let mut driver = Driver::new(&fs);
+    fs.hold(true);
+    for unique in 70..76 {
+        send(&mut driver, opcode::SYNCFS, unique, &longs(&[0]));
+    }
+    assert_eq!(driver.ask(opcode::STATFS, 1, &[], 80).0, 0, "all are begun");
+    driver.guest.start(0, 64);
+    assert_eq!(driver.ask(opcode::INIT, 0, &init(38, 0), 64).0, 0);
+    let out = send(&mut driver, opcode::SYNCFS, 80, &longs(&[0]));
+    fs.hold(false);
+    assert_eq!(driver.guest.rings[REQ].wait_used().len, 16);
+    assert_eq!(answer(&driver.guest, out), (0, 80));
+    assert_eq!(driver.ask(opcode::STATFS, 1, &[], 80).0, 0);
+    assert_eq!(driver.guest.rings[REQ].poll_used(), None);
+}
