@@ -69,6 +69,12 @@ const ZEROS: u32 = 3;
 const LOCAL: u32 = 4;
 const DISK_BYTES: u32 = 5;
 const DISK_ZEROS: u32 = 6;
+/// The beginning of a message that is too long for one frame.
+const PART: u32 = 7;
+/// Most bytes of such a message: the most that the state of a saved machine has.
+const MOST_MESSAGE: usize = 256 << 20;
+/// Bytes of a part.
+const PART_BYTES: usize = 8 << 20;
 
 /// Most bytes of the first frame, which says who speaks.
 pub(crate) const MOST_HELLO: usize = 4096;
@@ -143,7 +149,12 @@ pub(crate) enum Local {
 }
 
 pub(super) fn send(to: &mut dyn Write, message: &Message) -> io::Result<()> {
-    frame::write(to, MESSAGE, &[&serde_json::to_vec(message)?])?;
+    let text = serde_json::to_vec(message)?;
+    let mut parts = text.chunks(PART_BYTES).peekable();
+    while let Some(part) = parts.next() {
+        let kind = if parts.peek().is_some() { PART } else { MESSAGE };
+        frame::write(to, kind, &[part])?;
+    }
     to.flush()
 }
 
@@ -206,19 +217,43 @@ pub(super) fn receive(from: &mut dyn Read) -> io::Result<Next> {
 pub(super) fn receive_any(from: &mut dyn Read) -> io::Result<Next> {
     let ended = || io::Error::new(io::ErrorKind::UnexpectedEof, "the other end has closed the stream");
     let Frame { kind, body } = Frame::read(from)?.ok_or_else(ended)?;
+    if kind == PART {
+        return read_parts(from, body);
+    }
     if let DISK_BYTES | DISK_ZEROS = kind {
         return of_disk(kind, &body).ok_or_else(|| invalid("a piece of a disk has no place"));
     }
     match (kind, body.split_first_chunk::<8>()) {
-        (MESSAGE, _) => {
-            serde_json::from_slice(&body).map(Next::Message).map_err(|_| invalid("a message is unknown"))
-        }
+        (MESSAGE, _) => parse(&body),
         (PAGES, Some((offset, bytes))) => Ok(Next::Pages(u64::from_le_bytes(*offset), bytes.to_vec())),
         (ZEROS, Some((offset, len))) => match len.try_into() {
             Ok(len) => Ok(Next::Zeros(u64::from_le_bytes(*offset), u64::from_le_bytes(len))),
             Err(_) => Err(invalid("a range of zeros has no length")),
         },
         _ => Err(invalid("a frame is of no known kind")),
+    }
+}
+
+fn parse(message: &[u8]) -> io::Result<Next> {
+    serde_json::from_slice(message).map(Next::Message).map_err(|_| invalid("a message is unknown"))
+}
+
+/// Reads the rest of a message of several frames.
+fn read_parts(from: &mut dyn Read, mut message: Vec<u8>) -> io::Result<Next> {
+    loop {
+        let Some(Frame { kind, body }) = Frame::read(from)? else {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ends inside a message"));
+        };
+        if !matches!(kind, PART | MESSAGE) || body.is_empty() {
+            return Err(invalid("a message is not whole"));
+        }
+        if message.len() + body.len() > MOST_MESSAGE {
+            return Err(invalid("a message is longer than any can be"));
+        }
+        message.extend(body);
+        if kind == MESSAGE {
+            return parse(&message);
+        }
     }
 }
 
@@ -259,6 +294,27 @@ mod tests {
     }
 
     #[test]
+    fn a_state_that_is_too_long_for_a_frame_comes_in_parts() {
+        let data = serde_json::Value::from("x".repeat(2 * PART_BYTES + 5));
+        let state = State { kind: "share".into(), version: 1, data };
+        let mut stream = Vec::new();
+        send(&mut stream, &Message::Section { id: "fs0".into(), state: state.clone() }).unwrap();
+        send(&mut stream, &Message::Go).unwrap();
+        let mut from = stream.as_slice();
+        let read = receive(&mut from).unwrap();
+        assert!(matches!(read, Next::Message(Message::Section { state: read, .. }) if read == state));
+        assert!(matches!(receive(&mut from).unwrap(), Next::Message(Message::Go)));
+        // Cut, mixed with something else, or without an end.
+        let first = 16 + PART_BYTES;
+        assert!(receive(&mut &stream[..first]).is_err());
+        let mut mixed = stream[..first].to_vec();
+        pages(&mut mixed, 0, b"page").unwrap();
+        assert!(receive(&mut mixed.as_slice()).is_err());
+        let endless = stream[..first].repeat(MOST_MESSAGE / PART_BYTES + 1);
+        assert!(receive(&mut endless.as_slice()).is_err());
+    }
+
+    #[test]
     fn pieces_of_disks_are_read_as_they_were_written() {
         let mut stream = Vec::new();
         disk_bytes(&mut stream, 3, 1 << 40, b"some").unwrap();
@@ -268,7 +324,7 @@ mod tests {
             matches!(receive(&mut from).unwrap(), Next::DiskBytes(3, at, bytes) if at == 1 << 40 && bytes == b"some")
         );
         assert!(matches!(receive(&mut from).unwrap(), Next::DiskZeros(25, 512, u64::MAX)));
-        for (kind, len) in [(DISK_BYTES, 11), (DISK_ZEROS, 19), (DISK_ZEROS, 21), (DISK_ZEROS, 0), (7, 20)] {
+        for (kind, len) in [(DISK_BYTES, 11), (DISK_ZEROS, 19), (DISK_ZEROS, 21), (DISK_ZEROS, 0), (8, 20)] {
             let mut short = Vec::new();
             frame::write(&mut short, kind, &[&vec![0; len]]).unwrap();
             assert_eq!(

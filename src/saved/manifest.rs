@@ -1,6 +1,7 @@
 //! `machine.json`: what the machine is, and where the sections of `state` are.
 
 use std::borrow::Cow;
+use std::io;
 use std::path::Path;
 
 use devices::component::State;
@@ -22,6 +23,10 @@ const MOST_SECTIONS: usize = 4096;
 const MOST_COST: u64 = 8 << 20;
 /// What an object costs more than a number: the map of a single field has room for eleven.
 const OBJECT_COST: u64 = 20;
+
+/// Most bytes of `state`: a vCPU has some 30 KiB, a device a few hundred bytes and what its queues hold, a share some hundred bytes for each file
+/// that its guest knows.
+pub(super) const MOST_STATE: u64 = 256 << 20;
 
 /// How much memory a text takes once it is read, counted in values, before it is read. Commas and brackets in strings count too.
 fn cost(json: &[u8]) -> u64 {
@@ -96,7 +101,7 @@ impl Manifest {
         saved_at: u64,
         memory: u64,
         saved: &SavedState,
-    ) -> Result<(Self, Vec<u8>), serde_json::Error> {
+    ) -> io::Result<(Self, Vec<u8>)> {
         let (mut sections, mut bytes) = (Vec::new(), Vec::new());
         for (id, State { kind, version, data }) in saved.states() {
             let section = serde_json::to_vec(data)?;
@@ -104,6 +109,10 @@ impl Manifest {
             let crc32 = crc32fast::hash(&section);
             sections.push(Section { id, kind, version: *version, length, crc32 });
             bytes.extend(section);
+        }
+        // What is refused when it is read shall not be what is left of a machine.
+        if bytes.len() as u64 > MOST_STATE || cost(&bytes) > MOST_COST {
+            return Err(io::Error::other("its devices have more state than a saved machine can hold"));
         }
         let (version, panic_timeout) = (saved.version(), saved.panic_timeout());
         let program = env!("CARGO_PKG_VERSION").to_owned();

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use error::SavedMachineError;
-use manifest::{Manifest, SavedDisk};
+use manifest::{MOST_STATE, Manifest, SavedDisk};
 pub(crate) use manifest::{copied_format, copy_name};
 pub(crate) use overlays::note_overlays;
 pub(crate) use overlays::overlay_on;
@@ -49,8 +49,6 @@ const MEMORY: &str = "memory";
 
 /// Most bytes of `machine.json`: one has some kilobytes.
 const MOST_MANIFEST: u64 = 4 << 20;
-/// Most bytes of `state`: a vCPU has some 30 KiB, a device a few hundred bytes and what its queues hold.
-const MOST_STATE: u64 = 256 << 20;
 
 /// A saved machine, opened and checked as far as that needs no machine.
 #[derive(Debug)]
@@ -392,7 +390,7 @@ impl NewSavedMachine {
         let memory = self.memory.metadata().map_err(&failed)?.len();
         let spec = with_absolute_paths(spec).map_err(&failed)?;
         let (mut manifest, sections) =
-            Manifest::new(spec, disks, saved_at, memory, state).map_err(|error| failed(error.into()))?;
+            Manifest::new(spec, disks, saved_at, memory, state).map_err(&failed)?;
         manifest.takes_commands = self.takes_commands;
         let manifest = serde_json::to_vec_pretty(&manifest).map_err(|error| failed(error.into()))?;
         let write = || {

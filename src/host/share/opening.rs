@@ -120,7 +120,8 @@ impl Limits {
     pub(super) fn of(count: usize, files: usize) -> Self {
         let count = count.max(1);
         Limits {
-            handles: (files / (2 * count).max(4)).clamp(8, 1 << 16),
+            // Those of all shares fit into the state of a saved machine.
+            handles: (files / (2 * count).max(4)).clamp(8, (1 << 17) / count.max(2)),
             folders: (files / (8 * count).max(16)).clamp(4, 512),
             nodes: super::nodes::MOST_NODES / count,
             names: super::nodes::MOST_NAMES / count,
