@@ -164,6 +164,9 @@ fn a_share_that_is_only_read_is_read_only_and_a_full_host_is_told() {
     let mut guest = Small::boot(lab(), "6.12", "--share full,tag=work");
     let said = guest.sh(&format!("{MOUNT}; dd if=/dev/zero of=/mnt/f bs=64k count=100 || true; rm /mnt/f; echo fits >/mnt/f; cat /mnt/f"));
     assert!(said.contains("No space left on device") && said.ends_with("fits"), "{said}");
+    host("mount -o remount,ro full");
+    let said = guest.sh("cat /mnt/f; echo x >/mnt/f || rm /mnt/f || true");
+    assert!(said.starts_with("fits\n") && said.matches("Read-only file system").count() == 2, "{said}");
     guest.kill();
     host("umount full");
 }

@@ -736,13 +736,14 @@ fn saved_share_finds_its_files_again_and_what_is_gone_is_stale() {
 
 #[test]
 fn saved_share_that_is_damaged_is_refused_and_changes_nothing() {
+    type Saved = Vec<(nodes::Slot, u32, nodes::File)>;
     let mut world = World::new();
     let folder = world.folder(Node::ROOT, "d");
     world.folder(folder, "e");
     let (_, handle) = world.create("a");
     let good = world.share.save().unwrap();
     // The table of nodes with a change: of `d`, `e` in it and `a`.
-    let nodes = |change: &dyn Fn(&mut Vec<(nodes::Slot, u32, nodes::File)>)| {
+    let nodes = |change: &dyn Fn(&mut Saved)| {
         let mut nodes = table::parse(good["nodes"].as_str().unwrap()).unwrap();
         change(&mut nodes);
         let files = nodes.iter().map(|(slot, generation, file)| (*slot, *generation, file));
