@@ -137,5 +137,5 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(fs::read_dir(root).expect("the root").count(), 1, "something was made beside it");
     assert_eq!(fs::read_dir(root.join("beside")).expect("the other").count(), 1);
     assert_eq!(fs::read(root.join("beside/kept")).expect("its file"), b"kept");
-    assert!(begin.elapsed() < Duration::from_secs(4), "something held it up");
+    assert!(begin.elapsed() < Duration::from_secs(30), "something held it up");
 });
