@@ -24,8 +24,26 @@ const BLOCK: usize = 512;
 const KINDS: &[u8] = b"0512567xxLKg34\0S";
 /// Two of them in a row are a name.
 const NAMES: [&str; 20] = [
-    "", "a", "b", "c", "a/b", "a/b/c", "b/c", "..", "../a", "a/..", "a/../..", "/", "//b", "./a", "a/", "b/./c", "../../beside/kept",
-    "\n\u{1b}[2J", "a/b/..", ".",
+    "",
+    "a",
+    "b",
+    "c",
+    "a/b",
+    "a/b/c",
+    "b/c",
+    "..",
+    "../a",
+    "a/..",
+    "a/../..",
+    "/",
+    "//b",
+    "./a",
+    "a/",
+    "b/./c",
+    "../../beside/kept",
+    "\n\u{1b}[2J",
+    "a/b/..",
+    ".",
 ];
 
 /// With a folder `to` for what is unpacked, and one beside it.
