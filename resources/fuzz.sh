@@ -15,5 +15,5 @@ for target in $(cargo "${toolchain[@]}" fuzz list); do
     corpus=("fuzz/corpus/$target")
     mkdir -p "${corpus[0]}"
     [ ! -d "fuzz/seeds/$target" ] || corpus+=("fuzz/seeds/$target")
-    cargo "${toolchain[@]}" fuzz run "$target" "${corpus[@]}" -- -max_total_time="$seconds" -timeout=10
+    cargo "${toolchain[@]}" fuzz run "$target" "${corpus[@]}" -- -max_total_time="$seconds" -timeout=60
 done

@@ -129,5 +129,5 @@ fuzz_target!(|input: &[u8]| {
     if let Err(sentence) = minivmm::receive_bytes(&stream) {
         assert!(!sentence.is_empty() && !sentence.contains(char::is_control), "{sentence:?}");
     }
-    assert!(begin.elapsed() < Duration::from_secs(4), "something held it up");
+    assert!(begin.elapsed() < Duration::from_secs(30), "something held it up");
 });

@@ -130,7 +130,7 @@ fuzz_target!(|input: &[u8]| {
         Err(error) => assert!(is_sentence(&error.to_string()), "{error:?}"),
     }
     assert!(fs::read(folder.join("machine.json")).expect("a file") == manifest, "the folder was written");
-    assert!(begin.elapsed() < Duration::from_secs(4), "something held it up");
+    assert!(begin.elapsed() < Duration::from_secs(30), "something held it up");
 });
 
 /// Whether it can be shown on a terminal, in a line.

@@ -146,5 +146,5 @@ fuzz_target!(|input: &[u8]| {
             });
         }
     }
-    assert!(begin.elapsed() < Duration::from_secs(4), "something held the device up");
+    assert!(begin.elapsed() < Duration::from_secs(30), "something held the device up");
 });

@@ -68,5 +68,5 @@ pub fn run(guest: &mut Guest<Epoll>, input: &[u8], own: Own<'_>, works: impl FnO
     }
     guest.start(u64::MAX, SIZE);
     works(guest);
-    assert!(begin.elapsed() < Duration::from_secs(4), "something held the device up");
+    assert!(begin.elapsed() < Duration::from_secs(30), "something held the device up");
 }

@@ -24,8 +24,26 @@ const BLOCK: usize = 512;
 const KINDS: &[u8] = b"0512567xxLKg34\0S";
 /// Two of them in a row are a name.
 const NAMES: [&str; 20] = [
-    "", "a", "b", "c", "a/b", "a/b/c", "b/c", "..", "../a", "a/..", "a/../..", "/", "//b", "./a", "a/", "b/./c", "../../beside/kept",
-    "\n\u{1b}[2J", "a/b/..", ".",
+    "",
+    "a",
+    "b",
+    "c",
+    "a/b",
+    "a/b/c",
+    "b/c",
+    "..",
+    "../a",
+    "a/..",
+    "a/../..",
+    "/",
+    "//b",
+    "./a",
+    "a/",
+    "b/./c",
+    "../../beside/kept",
+    "\n\u{1b}[2J",
+    "a/b/..",
+    ".",
 ];
 
 /// With a folder `to` for what is unpacked, and one beside it.
@@ -137,5 +155,5 @@ fuzz_target!(|input: &[u8]| {
     assert_eq!(fs::read_dir(root).expect("the root").count(), 1, "something was made beside it");
     assert_eq!(fs::read_dir(root.join("beside")).expect("the other").count(), 1);
     assert_eq!(fs::read(root.join("beside/kept")).expect("its file"), b"kept");
-    assert!(begin.elapsed() < Duration::from_secs(4), "something held it up");
+    assert!(begin.elapsed() < Duration::from_secs(30), "something held it up");
 });
