@@ -33,7 +33,7 @@ case $what in
         for one in "${histograms[@]}"; do
             echo "histogram ${one%:*}"
             while read -r line; do
-                [[ $line != *hitcount:* ]] || echo "$line"
+                [[ $line != \{* ]] || echo "$line"
             done <$tracing/events/"${one%:*}"/hist
             echo "!hist:keys=${one#*:}" >$tracing/events/"${one%:*}"/trigger
         done
