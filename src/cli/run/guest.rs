@@ -468,7 +468,8 @@ mod tests {
         let (_, ending) = INIT.split_once("\n# What it left running").unwrap();
         let (ending, _) = ending.split_once("\nif [ -n \"$files\" ]").unwrap();
         let home = tempfile::tempdir().unwrap();
-        let begin = "[ $$ = 1 ] || exit 9\nmkfifo out err\ncat <out & out=$!\ncat <err & err=$!\n\
+        // Between one kill and the next they have time.
+        let begin = "[ $$ = 1 ] || exit 9\nkill() { sleep 0.05; command kill \"$@\"; }\nmkfifo out err\ncat <out & out=$!\ncat <err & err=$!\n\
                      (exec sh -c 'echo said; sh ./chain & exit 3') >out 2>err\nstatus=$?\n#";
         fs::write(home.path().join("init"), format!("{begin}{ending}\necho $status")).unwrap();
         // Each begins the next one, and ends.
