@@ -148,7 +148,7 @@ impl Work {
         begin_fio(guest);
         guest.sh(
             "(LD_LIBRARY_PATH=/tmp/stress/usr/lib/x86_64-linux-gnu /tmp/stress/usr/bin/stress-ng --vm 1 --vm-bytes 32M --vm-keep --verify \
-             --timeout 0 >/tmp/stressed 2>&1; echo status=$? >>/tmp/stressed) &",
+             --timeout 0 >/tmp/stressed 2>&1; echo ended with $? >>/tmp/stressed) &",
         );
         let system = guest.sh_within(SYSTEM, BOOT);
         let mut work = Work { sums, system, uptime: uptime(guest), ticks: 0 };
@@ -177,8 +177,8 @@ impl Work {
     fn ends_well(self, guest: &mut Guest) {
         end_fio(guest);
         let said = guest
-            .sh_within("pkill -INT -o stress-ng; until grep status= /tmp/stressed; do sleep 0.2; done; cat /tmp/stressed", BOOT);
-        assert!(said.contains("successful run completed") && said.contains("status=0"), "{said}");
+            .sh_within("pkill -INT -o stress-ng; until grep -q 'ended with' /tmp/stressed; do sleep 0.2; done; cat /tmp/stressed", BOOT);
+        assert!(said.contains("successful run completed") && said.contains("ended with 0"), "{said}");
         assert!(!said.contains("fail"), "{said}");
     }
 }

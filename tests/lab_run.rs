@@ -23,7 +23,15 @@ fn lab() -> &'static Lab {
         let mut config = LabConfig::default()
             .file(env!("CARGO_BIN_EXE_minivmm"), "minivmm")
             .file(&kernel.bzimage, "package/boot/vmlinuz");
-        let names = ["virtio_pci", "virtio_console", "virtio_blk", "pvpanic_mmio", "virtiofs", "overlay"];
+        let names = [
+            "virtio_pci",
+            "virtio_console",
+            "virtio_blk",
+            "virtio_net",
+            "pvpanic_mmio",
+            "virtiofs",
+            "overlay",
+        ];
         for (name, content) in kernel.modules(&names).unwrap() {
             let file = folder.path().join(&name);
             std::fs::write(&file, content).unwrap();
@@ -239,14 +247,17 @@ fn machine_that_never_comes_up_has_its_status_and_the_reason() {
 
 #[test]
 fn directory_becomes_the_guests_files_and_a_disk_is_there() {
-    let out = shell(
-        "mkdir -p tree/bin tree/data && cp /bin/busybox tree/bin/busybox && ln tree/bin/busybox tree/bin/second
+    // The kernel and its modules are those of a tree as `make` leaves it: without an index of modules.
+    let out = lab().exec(&Cmd::sh(format!(
+        "mkdir -p linux/arch/x86/boot linux/drivers/some && cp package/boot/vmlinuz linux/arch/x86/boot/bzImage
+         cp package/lib/modules/*/kernel/*.ko linux/drivers/some && (cd linux && find drivers -name '*.ko' >modules.order)
+         mkdir -p tree/bin tree/data && cp /bin/busybox tree/bin/busybox && ln tree/bin/busybox tree/bin/second
          ln -s busybox tree/bin/sh; ln -s busybox tree/bin/ls; ln -s busybox tree/bin/stat; echo content >tree/data/file; chmod 640 tree/data/file
          truncate -s 5M disk.raw
-         run --root tree --disk disk.raw -- sh -c 'read -r line </data/file; echo $line; stat -c \"%a %u\" /data/file; stat -c %h /bin/second
+         ./minivmm run --kernel linux --mem 256 {UP} --root tree --disk disk.raw -- sh -c 'read -r line </data/file; echo $line; stat -c \"%a %u\" /data/file; stat -c %h /bin/second
              read -r sectors </sys/block/vda/size; echo $sectors; ls /'
-         status=$?; rm -r tree disk.raw; exit $status",
-    );
+         status=$?; rm -r tree disk.raw linux; exit $status",
+    )).limit(LIMIT)).unwrap();
     ended(&out, 0);
     let text = out.text();
     let begin = "content\n640 0\n2\n10240\n";
@@ -360,7 +371,9 @@ fn folder_as_root_can_be_written_to_and_two_runs_have_it_at_once() {
         r#"mkdir -p tree/bin && cp /bin/busybox tree/bin/ && ln -s busybox tree/bin/sh && ln -s busybox tree/bin/mkdir && ln -s busybox tree/bin/sleep
          run --root-rw --root tree -- sh -c 'echo one >/one; mkdir /kept' & run --root tree -- sh -c 'echo mine >/own; read -r line </own; echo $line'
          wait; ls tree; cat tree/one
-         run --root-rw --root tree --volume tree/kept:/deep/er -w /deep/er -- sh -c 'echo two >two'; cat tree/kept/two; rm -r tree"#,
+         mkdir tree/etc; ln -s ../run/resolver/stub.conf tree/etc/resolv.conf
+         run --root-rw --root tree --net user --volume tree/kept:/deep/er -w /deep/er -- sh -c 'echo two >two
+             busybox cat /etc/resolv.conf; busybox ip route | busybox grep -o default.via.10.0.2.2'; cat tree/kept/two; test -e tree/etc/resolv.conf || echo a link; rm -r tree"#,
     );
     let text = out.text();
     assert!(
@@ -369,20 +382,35 @@ fn folder_as_root_can_be_written_to_and_two_runs_have_it_at_once() {
             && text.contains("bin\n")
             && text.contains("kept\n")
             && text.contains("\none\n")
-            && text.ends_with("two\n"),
+            && text.ends_with("nameserver 10.0.2.3\ndefault via 10.0.2.2\ntwo\na link\n"),
         "{text}{}",
         out.err_text()
     );
 }
 
 #[test]
-fn command_has_a_terminal_of_its_own() {
-    // What is typed is in tests/native_work.rs: the lab's busybox makes no terminal for the run to be at.
-    let out = shell(
-        "run -t -e TERM=vt220 -- sh -c 'tty; test -t 0 && test -t 1 && test -t 2 && echo all; echo $TERM; stty sane; echo err >&2; trap \"echo got it; exit 4\" INT; kill -INT $$'",
+fn shell_at_a_terminal_has_its_size_its_keys_and_its_jobs() {
+    let line = format!(
+        "stty rows 33 cols 111; exec {RUN} {UP} -it -e TERM=vt220 -- sh -c 'tty; test -t 0 && test -t 1 && test -t 2 && echo all $TERM; exec sh'"
     );
-    ended(&out, 4);
-    assert_eq!(out.text(), "/dev/hvc1\r\nall\r\nvt220\r\nerr\r\ngot it\r\n", "{}", out.err_text());
+    let mut shell = lab().spawn(&Cmd::sh(line).tty()).unwrap();
+    let mut does = |typed: &str, answer: &str| {
+        shell.send(typed).unwrap();
+        shell.expect(answer, LIMIT).unwrap()
+    };
+    does("", "/dev/hvc1\r\nall vt220\r\n");
+    // What is typed is shown as well, and no answer.
+    let said = does("stty size; echo do''ne\n", "done\r\n");
+    assert!(said.contains("33 111\r\n"), "{said}");
+    // Each key is pressed when its command says that it runs.
+    does("sh -c 'trap \"exit 9\" INT; echo on''e; while :; do sleep 1; done'; echo st''atus $?\n", "one\r\n");
+    does("\x03", "status 9\r\n");
+    does("sh -c 'echo tw''o; while :; do sleep 1; done'\n", "two\r\n");
+    does("\x1a", "Stopped");
+    does("kill -9 %1; wait %1; echo st''atus $?; (exit 5)\n", "status 137\r\n");
+    does("", "# ");
+    shell.send("\x04").unwrap();
+    assert_eq!(shell.wait(LIMIT).unwrap().status, Status::Exited(5));
 }
 
 #[test]

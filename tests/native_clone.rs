@@ -283,6 +283,11 @@ fn a_machine_that_is_off_is_cloned_from_its_file_and_so_is_a_clone_from_its_fold
     bench.assert_disk(&bench.path("vm1/vda.qcow2"), from_ref(&bench.image), writes);
     // While it runs, its disk is no disk that is off.
     describe("image.raw");
+    // It does not run.
+    for option in ["--log", "--pidfile"] {
+        let said = bench.fails(&["clone", "vm0.toml", "vm4", option, "file"]);
+        assert!(said.contains("is off, and so is its clone"), "{said}");
+    }
     let machine = follow(&bench, &["--config", "vm0.toml"]);
     machine.says("at=1024\n");
     assert!(bench.fails(&["clone", "vm0.toml", "vm4"]).contains("image.raw"));

@@ -59,6 +59,19 @@ impl Target {
         assert!(seen, "no {word:?}: {} {}", self.stdout.text(), self.stderr.text());
     }
 
+    /// As [`Target::end`], of one whose stream was hit in this frame. Where that is the first, no source has come, and it still waits.
+    fn end_after(self, frame: usize) -> Option<i32> {
+        if frame > 0 {
+            return self.end().0;
+        }
+        let refused = self.stderr.wait(|heard| count(heard, "a connection was refused") > 0);
+        assert!(refused, "{}", self.stderr.text());
+        vmm::send_signal(self.pid(), libc::SIGTERM);
+        let (status, said) = self.end();
+        assert!(status == Some(143) && said.contains("no machine has come"), "{said}");
+        Some(1)
+    }
+
     fn end(mut self) -> (Option<i32>, String) {
         let (stdout, stderr) = (self.stdout.clone(), self.stderr.clone());
         drop(self.child.stdin.take());
@@ -101,8 +114,6 @@ impl Bench {
     /// A process that waits at `socket`.
     fn receive(&self, socket: &str, words: &[&str]) -> Target {
         let listen = format!("unix:{socket}");
-        // One that was killed before it had taken anybody has left it.
-        let _ = fs::remove_file(self.folder().join(socket));
         let mut command = self.host.verb(&[&["receive", "--listen", &listen], words].concat());
         let mut child = Owned::start(command.current_dir(self.folder()).stdin(Stdio::piped()));
         let (stdout, _) = Heard::listen(child.stdout.take().unwrap());
@@ -185,6 +196,43 @@ fn a_command_leads_to_the_target_which_goes_on_in_the_background() {
     assert!(!said.text().contains("failed"));
     console.stdin.as_mut().unwrap().write_all(b"!").unwrap();
     assert!(wait(&mut console, || said.text()).success());
+}
+
+#[test]
+fn what_connects_and_is_no_source_is_refused_and_a_source_is_still_taken() {
+    let bench = Bench::new();
+    let source = bench.start(&[]);
+    let socket = bench.folder().join("target");
+    let connect = |bytes: &[u8]| {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream
+    };
+    let silent = bench.receive("target", &["--timeout", "1s"]);
+    let waits = connect(b"\x01");
+    assert!(silent.stderr.wait(|heard| count(heard, "does not say what it wants") == 1));
+    drop(waits);
+    bench.host.fails(
+        &["receive", "--listen", &format!("unix:{}", socket.display())],
+        1,
+        "another process waits there",
+    );
+    vmm::send_signal(silent.pid(), libc::SIGINT);
+    let (status, said) = silent.end();
+    assert!(status == Some(130) && said.contains("no machine has come"), "{said}");
+    assert!(!socket.exists());
+    // What SIGKILL leaves is in nobody's way.
+    drop(UnixListener::bind(&socket).unwrap());
+    let target = bench.receive("target", &["--name", "vm1"]);
+    for (number, bytes) in [&b""[..], b"GET / HTTP/1.1\r\n\r\n", &[1; 100]].into_iter().enumerate() {
+        drop(connect(bytes));
+        assert!(target.stderr.wait(|heard| count(heard, "a connection was refused") == number + 1));
+    }
+    let (status, _, stderr) = bench.migrate("vm0", "unix:target", &[]);
+    assert_eq!(status, Some(0), "{stderr} {}", target.stderr.text());
+    assert!(!socket.exists());
+    target.ends_well();
+    assert!(source.end().status.success());
 }
 
 #[test]
@@ -354,7 +402,7 @@ fn a_stream_that_is_cut_or_damaged_anywhere_leaves_the_machine_where_it_was() {
         let (status, _, stderr) = bench.migrate("vm0", "unix:proxy", &[]);
         assert!(status == Some(1) && stderr.contains("runs on here"), "{at}: {stderr}");
         let frames = proxy.end().len();
-        assert_eq!(target.end().0, Some(1), "{at}");
+        assert_eq!(target.end_after(at), Some(1), "{at}");
         assert!(!bench.host.does(&["ls"]).contains("vm1"));
         bench.runs_on(&mut source);
         frames
@@ -414,6 +462,8 @@ fn a_target_that_dies_leaves_the_machine_where_it_was() {
         let proxy = bench.signals_at(step, target.pid(), libc::SIGKILL);
         let (status, _, stderr) = bench.migrate("vm0", "unix:proxy", &[]);
         assert!(status == Some(1) && stderr.contains("runs on here"), "{stderr}");
+        // Nobody has cancelled it.
+        assert!(stderr.contains("broke off: the other end has closed the stream"), "{stderr}");
         proxy.end();
         target.end();
         bench.runs_on(&mut source);
@@ -442,12 +492,84 @@ fn a_silent_target_is_given_up_and_the_machine_runs_on() {
         let proxy = bench.signals_at(step, pid, libc::SIGSTOP);
         let (status, _, stderr) = bench.migrate("vm0", "unix:proxy", &["--timeout", "1s"]);
         assert!(status == Some(1) && stderr.contains("runs on here"), "{stderr}");
+        assert!(stderr.contains("nothing for 1s"), "{stderr}");
         bench.runs_on(&mut source);
         vmm::send_signal(pid, libc::SIGCONT);
         proxy.end();
         assert_eq!(target.end().0, Some(1));
         assert!(!bench.host.does(&["ls"]).contains("vm1"));
     }
+    source.type_in(b"!!");
+    assert!(source.end().status.success());
+}
+
+impl Bench {
+    /// `minivmm migrate`, amid its copy.
+    fn migrating(&self, to: &str) -> Owned {
+        let words = ["migrate", "vm0", "--to", to, "--bandwidth", "64K"];
+        let verb = Owned::start(self.host.verb(&words).current_dir(self.folder()));
+        let begun = std::time::Instant::now();
+        let sent = |(status, body): (u16, String)| {
+            status == 200
+                && serde_json::from_str::<serde_json::Value>(&body).unwrap()["sent"].as_u64() > Some(0)
+        };
+        while !sent(self.host.http("vm0", "GET", "/v1/copy", "")) {
+            assert!(begun.elapsed() < vmm::LIMIT);
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
+        verb
+    }
+}
+
+/// Whether a process has SIGINT blocked, to be told of it.
+fn blocks_interrupts(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+    u64::from_str_radix(blocked.trim(), 16).unwrap() >> (libc::SIGINT - 1) & 1 == 1
+}
+
+fn ended(mut verb: Owned) -> (Option<i32>, String) {
+    let (stderr, reader) = Heard::listen(verb.stderr.take().unwrap());
+    let status = wait(&mut verb, || stderr.text());
+    reader.join().unwrap();
+    (status.code(), stderr.text())
+}
+
+#[test]
+fn a_migration_that_is_interrupted_or_cancelled_says_so_and_the_machine_runs_on() {
+    let bench = Bench::new();
+    let mut source = bench.start(&[]);
+    let interrupt = |verb: Owned| {
+        vmm::send_signal(verb.id().try_into().unwrap(), libc::SIGINT);
+        let (status, said) = ended(verb);
+        assert!(
+            status == Some(130) && said.contains("interrupted; vm0 has not migrated, and is here"),
+            "{said}"
+        );
+    };
+    let target = bench.receive("target", &["--name", "vm1"]);
+    interrupt(bench.migrating("unix:target"));
+    assert_eq!(target.end().0, Some(1));
+    bench.runs_on(&mut source);
+    // Before anybody has answered.
+    let begun = bench.folder().join("begun");
+    let words = ["migrate", "vm0", "--to", "touch begun; cat >/dev/null"];
+    let verb = Owned::start(bench.host.verb(&words).current_dir(bench.folder()));
+    let began = std::time::Instant::now();
+    // Its command runs, and it waits for signals.
+    while !(begun.exists() && blocks_interrupts(verb.id())) {
+        assert!(began.elapsed() < vmm::LIMIT);
+        thread::sleep(std::time::Duration::from_millis(1));
+    }
+    interrupt(verb);
+    bench.runs_on(&mut source);
+    let target = bench.receive("target", &["--name", "vm1"]);
+    let verb = bench.migrating("unix:target");
+    assert_eq!(bench.host.http("vm0", "DELETE", "/v1/copy", "").0, 204);
+    let (status, said) = ended(verb);
+    assert!(status == Some(1) && said.contains("the copy was cancelled; it runs on here"), "{said}");
+    assert_eq!(target.end().0, Some(1));
+    bench.runs_on(&mut source);
     source.type_in(b"!!");
     assert!(source.end().status.success());
 }
@@ -742,7 +864,7 @@ fn a_machine_that_runs_on_has_its_disks_again_before() {
     let refused = Proxy::start(&bench, "proxy", "target", move |_, kind, body| {
         if is_go(kind, body) { Pass::Instead(b"\"accepted\"".to_vec()) } else { Pass::On }
     });
-    fails(target(), refused, "did not come to run there");
+    fails(target(), refused, "could not be started there");
     // Nobody can know whether it runs there: it does not, and somebody has seen that.
     let dies = bench.receive("target", &["--name", "vm1", "--timeout", "1s"]);
     let proxy = bench.signals_at(is_go, dies.pid(), libc::SIGKILL);

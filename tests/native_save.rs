@@ -66,6 +66,46 @@ fn a_machine_goes_on_from_its_folder_and_its_guest_misses_nothing() {
     assert_last_writes(&bench.image, writes);
 }
 
+#[test]
+fn what_was_saved_is_said_and_so_is_a_note_of_no_use() {
+    let bench = Bench::new();
+    let machine = bench.start("", "ready\n");
+    machine.expect("at=512\n", 1);
+    let said = |words: &[&str]| {
+        let output = bench.verb(words).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let text = said(&["snapshot", "vm0", "first"]);
+    assert!(
+        text.starts_with("minivmm: vm0 has the snapshot first in /") && text.contains("(memory, vda: "),
+        "{text}"
+    );
+    assert!(text.contains("`minivmm revert vm0 first`"), "{text}");
+    let running = ["save", "vm0", "copy", "--keep-running", "--with-disks"];
+    let text = said(&running);
+    assert!(
+        text.contains("/copy (memory, vda: ") && text.contains("`minivmm restore copy --disks NEW-FOLDER`"),
+        "{text}"
+    );
+    fs::remove_dir_all(bench.path("copy")).unwrap();
+    assert_eq!(said(&[&running[..], &["--json"]].concat()), "");
+    let text = said(&["save", "vm0", "saved"]);
+    assert!(
+        text.contains("/saved (memory: ") && text.contains("`minivmm restore saved` lets it go on"),
+        "{text}"
+    );
+    assert_eq!(text.lines().count(), 1, "{text}");
+    machine.end();
+    fs::write(bench.path("saved/working-set"), "garbage").unwrap();
+    let restored = bench.restore(&["--prefetch", "saved"]);
+    restored.says("at=");
+    let warned = |heard: &[u8]| vmm::count(heard, "is left out, and written anew") > 0;
+    assert!(restored.stderr.wait(warned), "{}", restored.stderr.text());
+    bench.does(&["kill", "vm0"]);
+    restored.end();
+}
+
 /// The process in the background has none of the files that were open in the one that was called.
 #[test]
 fn a_saved_machine_goes_on_in_the_background() {

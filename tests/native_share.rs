@@ -132,7 +132,9 @@ fn the_last_of_the_most_shares_works_beside_all_other_devices() {
             fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
             spec = spec.with_disk(image.display().to_string().parse().unwrap());
         }
-        spec = (0..8).fold(spec, |spec, _| spec.with_net("user".parse().unwrap()));
+        spec = (0..8).fold(spec, |spec, n| {
+            spec.with_net(format!("user,subnet=10.0.{}.0/24", 10 + n).parse().unwrap())
+        });
         spec = (2..24)
             .fold(spec, |spec, _| spec.with_share(folder.path().display().to_string().parse().unwrap()));
         spec.with_share(last.display().to_string().parse().unwrap())
@@ -176,6 +178,38 @@ fn saved_machine_goes_on_with_its_open_file_and_one_that_is_gone_is_stale() {
     sharing.says(b"r", "read=116 ?");
     sharing.says(b"o", "opened=0");
     sharing.says(b"r", "read=0 another");
+}
+
+#[test]
+fn a_machine_that_goes_back_to_a_snapshot_finds_its_open_file_again() {
+    let sharing = Sharing::start("");
+    sharing.says(b"o", "opened=0");
+    let snapshot = sharing.folder.path().join("snapshot");
+    sharing.machine.snapshot_to(&snapshot, LIMIT).unwrap();
+    sharing.says(b"w", "wrote=0 bytes=5");
+    // The folder is no part of a snapshot.
+    fs::write(sharing.path("from-host"), "changed since").unwrap();
+    sharing.machine.revert_to(&snapshot).unwrap();
+    sharing.says(b"r", "read=0 changed since");
+    assert_eq!(fs::read(sharing.path("from-guest")).unwrap(), b"hello");
+    fs::rename(sharing.path("from-host"), sharing.path("elsewhere")).unwrap();
+    sharing.machine.revert_to(&snapshot).unwrap();
+    sharing.says(b"r", "read=116 ?");
+    sharing.says(b"o", "opened=2");
+}
+
+#[test]
+fn saved_machine_whose_folder_is_gone_is_refused_with_a_cure() {
+    let sharing = Sharing::start("");
+    sharing.machine.pause(LIMIT).unwrap();
+    let memory = tempfile::tempfile().unwrap();
+    let state = sharing.machine.save(&memory).unwrap();
+    sharing.machine.kill();
+    fs::remove_dir_all(sharing.path("")).unwrap();
+    let builder = Machine::builder(&sharing.spec).output(Box::new(Output::default()));
+    let refused = builder.restore(state, memory).start().unwrap_err().to_string();
+    let path = sharing.folder.path().join("dir");
+    assert!(refused.contains(&format!("make it with `mkdir -p {}`", path.display())), "{refused}");
 }
 
 #[test]

@@ -190,7 +190,7 @@ fn what_cannot_be_kept_or_gone_back_to_is_refused_and_the_machine_runs_on() {
     // What a machine runs on is not replaced, and not deleted.
     let said =
         bench.fails(&["restore", "--put-back", "--name", "vm1", bench.snapshot("first").to_str().unwrap()]);
-    assert!(said.contains("image.raw") && said.contains("use"), "{said}");
+    assert!(said.contains("image.raw is in use") && said.contains("restore --disks"), "{said}");
     let (writes, _) = restored.finish();
     bench.assert_disk(&bench.image, &[], writes);
     let other = bench.restore(&["--snapshot", bench.snapshot("first").to_str().unwrap()]);
@@ -198,6 +198,92 @@ fn what_cannot_be_kept_or_gone_back_to_is_refused_and_the_machine_runs_on() {
     assert!(bench.fails(&["snapshot", "vm0", "first", "--delete"]).contains("runs on the disk"));
     other.finish();
     bench.does(&["snapshot", "vm0", "first", "--delete"]);
+}
+
+#[test]
+fn an_image_that_was_removed_is_there_again_when_its_machine_goes_back() {
+    for overlay in [false, true] {
+        let bench = Bench::new();
+        let machine = start(&bench, &bench.options(overlay));
+        let (image, below) = bench.disk(overlay);
+        bench.does(&["snapshot", "vm0", "first"]);
+        let lines = vmm::count(&machine.stdout.bytes(), "at=");
+        let far = format!("at={}\n", (lines + 4) * 512);
+        machine.expect(&far, 1);
+        fs::remove_file(&image).unwrap();
+        bench.does(&["revert", "vm0", "first"]);
+        machine.expect(&far, 2);
+        let (writes, _) = finish(machine);
+        bench.assert_disk(&image, &below, writes);
+        fs::remove_file(&image).unwrap();
+        // A start that fails leaves it as it is: not there.
+        let first = bench.snapshot("first");
+        let first = first.to_str().unwrap();
+        bench.fails(&["restore", "--put-back", "--pidfile", "none/there", first]);
+        assert!(!image.exists());
+        let restored = bench.restore(&["--put-back", first]);
+        restored.says(&far);
+        let (writes, _) = restored.finish();
+        bench.assert_disk(&image, &below, writes);
+        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(&image).unwrap()) & 0o777;
+        assert_eq!(mode, 0o600);
+        if let [base] = below.as_slice() {
+            fs::remove_file(&image).unwrap();
+            fs::rename(base, bench.path("away")).unwrap();
+            let said = bench.fails(&["restore", "--put-back", first]);
+            assert!(said.contains("image.raw, on which it lay"), "{said}");
+            assert!(!image.exists());
+        }
+    }
+}
+
+#[test]
+fn what_killed_machines_have_left_goes_with_the_next_snapshot_save_or_start() {
+    let bench = Bench::new();
+    let rest = |folder: PathBuf| {
+        fs::create_dir_all(&folder).unwrap();
+        for name in ["memory", "vda.raw"] {
+            fs::write(folder.join(name), "half").unwrap();
+        }
+        folder
+    };
+    let before = [rest(bench.path(".killed.part")), rest(bench.snapshot(".second.part"))];
+    let mut launch = bench.launch("");
+    launch.command.env("XDG_STATE_HOME", bench.path("state"));
+    let machine = launch.spawn();
+    machine.expect("at=1536\n", 1);
+    assert!(!before.iter().any(|rest| rest.exists()), "a start leaves them");
+    let left = rest(bench.snapshot(".second.part"));
+    bench.does(&["snapshot", "vm0", "first"]);
+    assert!(!left.exists());
+    let left = rest(bench.snapshot(".second.part"));
+    bench.does(&["snapshot", "vm0", "first", "--delete"]);
+    assert!(!left.exists());
+    let (left, mine) = (rest(bench.path("saves/.killed.part")), rest(bench.path("saves/.mine.part")));
+    fs::write(mine.join("notes"), "").unwrap();
+    bench.does(&["save", "vm0", "saves/saved", "--keep-running", "--with-disks"]);
+    assert!(!left.exists() && mine.join("memory").exists());
+    finish(machine);
+}
+
+#[test]
+fn the_next_save_after_one_whose_verb_was_killed_has_its_folder() {
+    let bench = Bench::new();
+    let machine = start(&bench, "");
+    let words = ["save", "vm0", "saved", "--keep-running", "--with-disks"];
+    for _ in 0..4 {
+        let mut verb = Owned(bench.verb(&[&words[..], &["--bandwidth", "1M"]].concat()).spawn().unwrap());
+        let begun = std::time::Instant::now();
+        while !bench.path(".saved.part/memory").exists() {
+            assert!(begun.elapsed() < vmm::LIMIT);
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        verb.kill().unwrap();
+        verb.wait().unwrap();
+        bench.does(&words);
+        fs::remove_dir_all(bench.path("saved")).unwrap();
+    }
+    finish(machine);
 }
 
 #[test]

@@ -177,7 +177,13 @@ fn machine_that_is_damaged_is_made_anew_and_the_run_does_not_fail() {
         assert!(text.contains(from), "{name}: {from}");
         fs::write(file(name), text.replacen(from, to, 1)).unwrap();
     };
-    let damages: [(&str, &dyn Fn()); 11] = [
+    let damages: [(&str, &dyn Fn()); 12] = [
+        // Found on the way, and not there then.
+        ("kernel has changed", &|| {
+            let mut note: Value = serde_json::from_slice(&fs::read(file("warm.json")).unwrap()).unwrap();
+            note["files"][home.path("kernel").to_str().unwrap()] = Value::Null;
+            fs::write(file("warm.json"), note.to_string()).unwrap();
+        }),
         ("warm.json is damaged", &|| cut("warm.json")),
         ("warm.json cannot be read", &|| fs::remove_file(file("warm.json")).unwrap()),
         ("has changed", &|| change("warm.json", "\"format\": 1", "\"format\": 9")),

@@ -208,17 +208,24 @@ fn runs_with_files_go_on_from_warm_machines() {
 fn runs_leave_nothing_behind() {
     let home = Home::new();
     fs::create_dir(home.path("run")).unwrap();
+    fs::create_dir(home.path("tmp")).unwrap();
     for number in 0..if dose::soak() { 500 } else { 10 } {
         let archive = home.archive(&[("n", number.to_string().as_bytes())]);
         let mut run =
             home.run(&["-i", "--name", "box", "--volume", "root:/work", "--out", "out", "--", "pack"]);
-        let mut child = run.env("XDG_RUNTIME_DIR", home.path("run")).stdin(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(&archive).unwrap();
+        run.env("XDG_RUNTIME_DIR", home.path("run")).env("TMPDIR", home.path("tmp"));
+        let mut child = run.stdin(Stdio::piped()).spawn().unwrap();
+        // Why it was not taken, if it was not, the run says.
+        let _ = child.stdin.take().unwrap().write_all(&archive);
         let out = child.wait_with_output().unwrap();
         is(&out, 0, "");
         fs::remove_dir_all(home.path("out")).unwrap();
     }
-    assert_eq!(home.names(), ["run"]);
+    assert_eq!(home.names(), ["run", "tmp"]);
+    // No program that a run has started is there any more.
+    let programs =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read_link(entry.ok()?.path().join("cwd")).ok());
+    assert_eq!(programs.filter(|cwd| cwd == home.0.path()).count(), 0);
     let left = |folder: PathBuf| {
         fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
     };
@@ -229,6 +236,7 @@ fn runs_leave_nothing_behind() {
         .filter(|path| path.extension().is_some_and(|end| end == "sock"))
         .collect();
     assert!(left.is_empty(), "{left:?}");
+    assert_eq!(fs::read_dir(home.path("tmp")).unwrap().count(), 0);
 }
 
 #[test]

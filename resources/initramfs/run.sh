@@ -43,8 +43,10 @@ network() {
         $b ip link set "$nic" up && $b ip addr add "$address" dev "$nic" && $b ip route add default via "$gateway" || return
         echo "nameserver $server" >/.minivmm/resolv.conf
         if [ "$root" = rw ]; then
-            # The file is the host's own.
-            $in mount --bind $own/resolv.conf /etc/resolv.conf
+            # The file is the host's own, or a link to one that its resolver makes in /run.
+            link=$($in readlink /etc/resolv.conf)
+            case $link in '') link=/etc/resolv.conf ;; /*) ;; *) link=/etc/$link ;; esac
+            $in mkdir -p "${link%/*}" && $in touch "$link" && $in mount --bind $own/resolv.conf "$link"
         else
             $in mkdir -p /etc && $in rm -f /etc/resolv.conf && $in cp $own/resolv.conf /etc/resolv.conf
         fi

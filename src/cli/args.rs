@@ -413,7 +413,7 @@ mod tests {
         }
         assert_eq!(help(&["help"]), text);
         assert_eq!(help(&["help", "stop"]), help(&["stop", "--help"]));
-        assert!(help(&["help", "stop"]).contains("--timeout <SEC>"));
+        assert!(help(&["help", "stop"]).contains("--timeout <TIME>"));
         assert_eq!(help(&["warm", "help", "rm"]), help(&["help", "warm", "rm"]));
         assert_eq!(help(&["switch", "help"]), help(&["switch", "--help"]));
         assert_eq!(help(&["switch", "help", "set"]), help(&["help", "switch", "set"]));

@@ -1,21 +1,32 @@
 //! Where a migration's stream goes or comes from, besides a program's standard streams.
 
 use std::fmt;
-use std::io::{self, BufReader, Read, Write};
+use std::fs::File;
+use std::io::{self, BufReader, Cursor, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::thread;
 use std::time::{Duration, Instant};
+
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use crate::host::connect::connect;
 use crate::host::lock::user;
 use crate::host::patient::Patient;
 use crate::host::peer::Peer;
-use crate::migration::Stream;
+use crate::host::signals::{Signal, Signals};
+use crate::host::socket_address::SocketKind;
+use crate::host::socket_file::{SocketFault, SocketFile};
+use crate::migration::{MOST_HELLO, Stream, is_begun};
 
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long one that has connected may take to say that it is a source: it does so at once.
+const FIRST_WORD: Duration = Duration::from_secs(10);
+/// Between two that are none.
+const PACE: Duration = Duration::from_millis(20);
 /// How long either end may be silent unless it is said.
 pub(super) const SILENCE: Duration = Duration::from_secs(30);
 
@@ -83,39 +94,187 @@ impl MigrationAddress {
         }
     }
 
-    /// Waits for one that connects. `listening` is called when somebody can.
-    pub(super) fn accept(&self, limit: Duration, listening: impl FnOnce(&Self)) -> io::Result<Stream> {
-        match self {
+    /// Waits for a source that connects. `listening` is called when one can, and `refused` of each connection that is none: that is closed,
+    /// and the next one is waited for.
+    pub(super) fn accept(
+        &self,
+        limit: Duration,
+        listening: impl FnOnce(&Self),
+        refused: impl Fn(&str),
+    ) -> Result<Stream, NobodyCame> {
+        let (listener, _file, at) = Listener::bind(self)?;
+        let signals = Signals::block()?;
+        listening(&at);
+        let waits = Waits { signals: &signals, came: signals.descriptor()? };
+        let stream = loop {
+            waits.is_readable(listener.as_fd(), None)?;
+            match listener.accept().and_then(|(socket, peer)| source(socket, peer, limit, &waits)) {
+                Ok(stream) => break stream,
+                Err(Unaccepted::Refused(why)) => refused(&why),
+                Err(Unaccepted::Over(error)) => return Err(error),
+            }
+            // However fast somebody tries, this process and whoever reads what it says have little to do.
+            thread::sleep(PACE);
+        };
+        // From here on a signal ends this as before it has waited.
+        signals.unblock();
+        Ok(stream)
+    }
+}
+
+/// Why nobody came.
+#[derive(Debug)]
+pub(super) enum NobodyCame {
+    Io(io::Error),
+    /// A signal of this number has ended it.
+    Ended(u8),
+}
+
+/// Why a connection is none of a source, or why nobody can come any more.
+#[derive(Debug)]
+enum Unaccepted {
+    Refused(String),
+    Over(NobodyCame),
+}
+
+impl From<io::Error> for NobodyCame {
+    fn from(error: io::Error) -> Self {
+        NobodyCame::Io(error)
+    }
+}
+
+impl<T: Into<NobodyCame>> From<T> for Unaccepted {
+    fn from(error: T) -> Self {
+        Unaccepted::Over(error.into())
+    }
+}
+
+/// What can be connected to.
+enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+impl Listener {
+    /// With the socket in the file system, which is gone with it, and the address that it has. A socket there that nobody has open is replaced.
+    fn bind(at: &MigrationAddress) -> io::Result<(Self, Option<SocketFile>, MigrationAddress)> {
+        match at {
             MigrationAddress::Unix(path) => {
-                let listener = UnixListener::bind(path)?;
-                listening(self);
-                let accepted = listener.accept();
-                let _ = std::fs::remove_file(path);
-                let (stream, _) = accepted?;
-                let peer = Peer::of(&stream)?.user;
-                if peer != user() && peer != 0 {
-                    return Err(io::Error::other(format!(
-                        "user {peer} has connected, who may not send this user a machine"
-                    )));
-                }
-                of_unix(stream, limit)
+                let made = SocketFile::bind(path, SocketKind::Stream).map_err(|fault| match fault {
+                    SocketFault::InUse => io::Error::other("another process waits there; give another path"),
+                    SocketFault::NoSocket => {
+                        io::Error::other("there is a file that is no socket; give another path")
+                    }
+                    SocketFault::Host(error) => error,
+                });
+                let (listener, file) = made?;
+                Ok((Listener::Unix(listener.into()), Some(file), at.clone()))
             }
             MigrationAddress::Tcp(address) => {
                 let listener = TcpListener::bind(address)?;
-                listening(&MigrationAddress::Tcp(listener.local_addr()?));
-                of_tcp(listener.accept()?.0, limit)
+                listener.set_nonblocking(true)?;
+                let at = MigrationAddress::Tcp(listener.local_addr()?);
+                Ok((Listener::Tcp(listener), None, at))
+            }
+        }
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Listener::Unix(listener) => listener.as_fd(),
+            Listener::Tcp(listener) => listener.as_fd(),
+        }
+    }
+
+    /// A connection, and its user if that is known.
+    fn accept(&self) -> Result<(OwnedFd, Option<u32>), Unaccepted> {
+        // Whoever has gone again is nobody.
+        let gone = |error: io::Error| match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::ConnectionAborted => {
+                Unaccepted::Refused("it has gone again".into())
+            }
+            _ => error.into(),
+        };
+        match self {
+            Listener::Unix(listener) => {
+                let (stream, _) = listener.accept().map_err(gone)?;
+                let user = Peer::of(&stream)?.user;
+                Ok((stream.into(), Some(user)))
+            }
+            Listener::Tcp(listener) => {
+                let (stream, _) = listener.accept().map_err(gone)?;
+                stream.set_nodelay(true)?;
+                Ok((stream.into(), None))
             }
         }
     }
 }
 
-fn of_unix(stream: UnixStream, limit: Duration) -> io::Result<Stream> {
-    of(stream.try_clone()?, stream, limit)
+/// Waits for descriptors and for signals.
+struct Waits<'a> {
+    signals: &'a Signals,
+    /// Can be read when a signal has come.
+    came: OwnedFd,
 }
 
-fn of_tcp(stream: TcpStream, limit: Duration) -> io::Result<Stream> {
-    stream.set_nodelay(true)?;
-    of(stream.try_clone()?, stream, limit)
+impl Waits<'_> {
+    /// Whether there is something to read until `deadline`.
+    fn is_readable(&self, from: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<bool, NobodyCame> {
+        let epoll = Epoll::new()?;
+        for (number, descriptor) in [(0, from.as_raw_fd()), (1, self.came.as_raw_fd())] {
+            epoll.ctl(ControlOperation::Add, descriptor, EpollEvent::new(EventSet::IN, number))?;
+        }
+        loop {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let limit = left.map_or(-1, |left| i32::try_from(left.as_millis()).unwrap_or(i32::MAX));
+            let mut event = [EpollEvent::default()];
+            match epoll.wait(limit, &mut event) {
+                Ok(0) => return Ok(false),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error.into()),
+            }
+            if event.iter().all(|event| event.data() == 0) {
+                return Ok(true);
+            }
+            if let Some(Signal::End(number)) = self.signals.wait(Some(Instant::now()))? {
+                return Err(NobodyCame::Ended(u8::try_from(number).unwrap_or_default()));
+            }
+        }
+    }
+}
+
+/// The stream of a connection that has said, within a limit, that it is a source.
+fn source(
+    socket: OwnedFd,
+    peer: Option<u32>,
+    limit: Duration,
+    waits: &Waits<'_>,
+) -> Result<Stream, Unaccepted> {
+    let refused = |why: &str| Err(Unaccepted::Refused(why.to_owned()));
+    if let Some(peer) = peer.filter(|peer| *peer != user() && *peer != 0) {
+        return Err(Unaccepted::Refused(format!("user {peer} may not send this user a machine")));
+    }
+    let mut socket = File::from(socket);
+    let (mut begun, deadline) = (Vec::new(), Instant::now() + limit.min(FIRST_WORD));
+    loop {
+        match is_begun(&begun) {
+            Some(true) => break,
+            Some(false) => return refused("what it says is no migration of minivmm"),
+            None if !waits.is_readable(socket.as_fd(), Some(deadline))? => {
+                return refused("it does not say what it wants");
+            }
+            None => {}
+        }
+        // What comes is there, so that this does not wait.
+        let mut bytes = [0; MOST_HELLO];
+        match socket.read(&mut bytes) {
+            Ok(0) | Err(_) => return refused("it was closed before it had said what it wants"),
+            Ok(count) => begun.extend_from_slice(bytes.get(..count).unwrap_or_default()),
+        }
+    }
+    let Stream { reader, writer } = of(socket.try_clone()?, socket, limit)?;
+    Ok(Stream { reader: Box::new(Cursor::new(begun).chain(reader)), writer })
 }
 
 /// Both directions of a stream to a target.
@@ -168,7 +327,7 @@ mod tests {
                 false => Box::new(listeners.1.accept().unwrap().0),
             };
             let (said, heard) = std::sync::mpsc::channel();
-            let reader = std::thread::spawn(move || {
+            let reader = thread::spawn(move || {
                 let mut word = [0; 5];
                 said.send(stream.reader.read_exact(&mut word).map(|()| word)).unwrap();
             });

@@ -11,7 +11,7 @@ use clap::ArgAction;
 
 use super::daemon::{Notify, Parent, ServiceArgs, What, launch_keeping};
 use super::exit::Status;
-use super::migration_address::{MigrationAddress, SILENCE, of, silence};
+use super::migration_address::{MigrationAddress, NobodyCame, SILENCE, of, silence};
 use super::{report, report_error, serve_with_leave};
 use crate::control::find;
 use crate::host::process::redirect_to_null;
@@ -72,6 +72,11 @@ struct WayError {
 )]
 struct OnTerminal;
 
+/// A signal has come first.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted; no machine has come")]
+struct Ended;
+
 /// Takes the machine and runs it until it ends, here or in the background.
 pub(super) fn run(args: &ReceiveArgs) -> Status {
     let notify = Notify::take();
@@ -115,9 +120,17 @@ fn take(way: Way, args: &ReceiveArgs, notify: Notify, parent: Option<Parent>) ->
         Way::At(address) => {
             let listening =
                 |at: &_| report::message(&format_args!("minivmm: waiting for a machine at {at}\n"));
-            match address.accept(limit, listening) {
+            let refused = |why: &str| {
+                report::message(&format_args!(
+                    "minivmm: a connection was refused: {why}; still waiting for a machine at {address}\n"
+                ));
+            };
+            match address.accept(limit, listening, refused) {
                 Ok(stream) => stream,
-                Err(source) => return report_error(&WayError { at: Some(address), source }, Status::Failed),
+                Err(NobodyCame::Ended(signal)) => return report_error(&Ended, Status::Signal(signal)),
+                Err(NobodyCame::Io(source)) => {
+                    return report_error(&WayError { at: Some(address), source }, Status::Failed);
+                }
             }
         }
     };

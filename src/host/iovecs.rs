@@ -102,6 +102,20 @@ impl IoVecs {
         })
     }
 
+    /// Writes `segments` behind the last byte of a file, whoever else writes to it (RWF_APPEND of pwritev2(2)). Returns the number of bytes.
+    pub(super) fn append(
+        &mut self,
+        fd: impl AsFd,
+        memory: &Memory,
+        segments: &[Segment],
+    ) -> io::Result<usize> {
+        let fd = fd.as_fd().as_raw_fd();
+        self.with(NOTHING, memory, segments, NOTHING, |pieces, count| {
+            // SAFETY: `count` pieces of guest memory that are read and not written; `memory` keeps them mapped.
+            unsafe { libc::pwritev2(fd, pieces, count, 0, libc::RWF_APPEND) }
+        })
+    }
+
     /// Sends `header` and `segments` through a socket, `to` an address if it is not connected. Never blocks and never
     /// raises SIGPIPE.
     pub(super) fn send(

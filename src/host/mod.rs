@@ -39,6 +39,7 @@ pub(crate) mod share;
 pub(crate) mod signals;
 pub(crate) mod socket_address;
 pub(crate) mod socket_file;
+pub(crate) mod soon;
 #[cfg(feature = "cli")]
 pub(crate) mod stdio;
 pub(crate) mod switch_port;

@@ -117,7 +117,14 @@ impl NewFile {
             Err(error) => return Err(error),
         };
         self.temporary = None;
-        Ok(Exchanged { target, old })
+        Ok(Exchanged { target, old: old.map_or(Before::Lost, Before::At) })
+    }
+
+    /// The same where no file has the name: it is gone again unless what this returns is kept. [`ErrorKind::AlreadyExists`] if there is one by now.
+    pub(crate) fn appear(self) -> io::Result<Exchanged> {
+        let target = self.target.clone();
+        self.keep(false)?;
+        Ok(Exchanged { target, old: Before::Nothing })
     }
 
     /// Gives it mode and owner of the regular file that it is to replace.
@@ -134,14 +141,23 @@ impl NewFile {
 #[derive(Debug)]
 pub(crate) struct Exchanged {
     target: PathBuf,
-    /// Where the other one is.
-    old: Option<PathBuf>,
+    old: Before,
+}
+
+/// What had the name before.
+#[derive(Debug)]
+enum Before {
+    /// A file that is here now.
+    At(PathBuf),
+    /// One that is not any more.
+    Lost,
+    Nothing,
 }
 
 impl Exchanged {
     /// The other one is not needed any more.
     pub(crate) fn keep(mut self) {
-        if let Some(old) = self.old.take() {
+        if let Before::At(old) = std::mem::replace(&mut self.old, Before::Lost) {
             // A file that stays behind is not worth an error.
             let _ = fs::remove_file(old);
         }
@@ -151,10 +167,10 @@ impl Exchanged {
 
 impl Drop for Exchanged {
     fn drop(&mut self) {
-        if let Some(old) = &self.old
-            && exchange(old, &self.target).is_ok()
-        {
-            let _ = fs::remove_file(old);
+        match &self.old {
+            Before::At(old) if exchange(old, &self.target).is_ok() => drop(fs::remove_file(old)),
+            Before::Nothing => drop(fs::remove_file(&self.target)),
+            Before::At(_) | Before::Lost => {}
         }
     }
 }
@@ -194,16 +210,20 @@ fn options() -> OpenOptions {
 }
 
 /// The folder that a file or folder of this path is in.
-pub(super) fn folder(target: &Path) -> &Path {
+pub(crate) fn folder(target: &Path) -> &Path {
     target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Removes what processes that were killed have left beside `target`: files on their way to its name, or those that had it before.
-pub(crate) fn sweep(target: &Path) {
-    let Some(name) = target.file_name() else { return };
-    let beginning = beginning(name);
-    for entry in fs::read_dir(folder(target)).into_iter().flatten().flatten() {
-        let pid = pid_of(&beginning, entry.file_name().as_bytes());
+fn sweep(target: &Path) {
+    target.file_name().into_iter().for_each(|name| sweep_names(folder(target), &[name]));
+}
+
+/// The same for several names in one folder.
+pub(crate) fn sweep_names(folder: &Path, names: &[&OsStr]) {
+    let beginnings: Vec<_> = names.iter().map(|name| beginning(name)).collect();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let pid = beginnings.iter().find_map(|beginning| pid_of(beginning, entry.file_name().as_bytes()));
         if pid.is_some_and(is_gone) && !is_in_use(&entry.path()) {
             // The next one tries again.
             let _ = fs::remove_file(entry.path());
@@ -354,6 +374,15 @@ mod tests {
             let new = create(&folder.path().join("none")).unwrap();
             assert_eq!(new.exchange().unwrap_err().kind(), ErrorKind::NotFound);
             assert_eq!(names(folder.path()), ["image"]);
+            // It appears, and is gone again unless it is kept.
+            assert_eq!(create(&target).unwrap().appear().unwrap_err().kind(), ErrorKind::AlreadyExists);
+            let none = folder.path().join("none");
+            let appeared = create(&none).unwrap().appear().unwrap();
+            assert!(none.exists());
+            drop(appeared);
+            assert_eq!(names(folder.path()), ["image"]);
+            create(&none).unwrap().appear().unwrap().keep();
+            assert_eq!(names(folder.path()), ["image", "none"]);
         }
     }
 

@@ -3,14 +3,20 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::lock::try_lock_folder;
+use super::lock::{try_lock_folder, user};
 use super::new_file;
+use super::soon::soon;
 
 /// How often a name is tried that others take and leave.
 const ATTEMPTS: u32 = 10;
+/// Behind the name of a folder that is not finished, which begins with a dot then.
+const PART: &str = ".part";
+/// Most entries of what [`sweep`] removes: more than any folder has that is filled here.
+const MOST: usize = 256;
 
 /// A folder to be filled. Dropped before [`NewFolder::keep`] it is gone. Of one that SIGKILL left, the next one for the same target
 /// removes the rest.
@@ -25,12 +31,17 @@ pub(crate) struct NewFolder {
 }
 
 impl NewFolder {
-    /// Makes a folder that is to be `target`, beside it and for this user alone. [`ErrorKind::WouldBlock`]: another process does so.
+    /// Makes a folder that is to be `target`, beside it and for this user alone. One that is given up at this moment is waited for.
+    /// [`ErrorKind::WouldBlock`]: another process makes it.
     pub(crate) fn create(target: &Path) -> io::Result<Self> {
+        soon(|| Self::create_now(target), is_busy)
+    }
+
+    fn create_now(target: &Path) -> io::Result<Self> {
         let name = target.file_name().ok_or(ErrorKind::InvalidInput)?;
         let mut temporary = OsString::from(".");
         temporary.push(name);
-        temporary.push(".part");
+        temporary.push(PART);
         let temporary = target.with_file_name(temporary);
         for _ in 0..ATTEMPTS {
             let made = DirBuilder::new().mode(0o700).create(&temporary);
@@ -105,20 +116,49 @@ impl Drop for NewFolder {
     }
 }
 
-/// Removes the folder `path` if it has an entry `mark`, no entry that is not `known`, and nobody has its lock;
-/// [`ErrorKind::WouldBlock`] if somebody has.
+fn is_busy(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::WouldBlock
+}
+
+/// Removes the folder `path` if it has an entry `mark`, no entry that is not `known`, and nobody has its lock. One that is given up at this
+/// moment is waited for. [`ErrorKind::WouldBlock`] if somebody has the lock.
 pub(crate) fn remove_unfinished(path: &Path, mark: &str, known: &dyn Fn(&OsStr) -> bool) -> io::Result<()> {
+    let has_mark = |names: &[OsString]| names.iter().any(|name| name == mark);
+    let is_rest = |names: &[OsString]| has_mark(names) && names.iter().all(|name| known(name));
     if fs::symlink_metadata(path.join(mark)).is_err() {
         return Ok(());
     }
-    let folder = open_folder(path)?;
+    soon(|| remove_rest(path, &is_rest), is_busy)
+}
+
+/// Removes what processes that were killed have left in `parent` of new folders, whatever they were to be called: this user's, if `is_rest`
+/// says so of the names in them, and nobody has the lock. What it finds there that cannot be removed stays for the next time.
+pub(crate) fn sweep(parent: &Path, is_rest: &dyn Fn(&[OsString]) -> bool) {
+    for entry in parent.read_dir().into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.as_bytes().starts_with(b".") && name.as_bytes().ends_with(PART.as_bytes()) {
+            let _ = remove_rest(&entry.path(), is_rest);
+        }
+    }
+}
+
+/// Removes this user's folder `path` if `is_rest` says so of the names in it, and nobody has its lock; [`ErrorKind::WouldBlock`] if somebody has.
+fn remove_rest(path: &Path, is_rest: &dyn Fn(&[OsString]) -> bool) -> io::Result<()> {
+    let folder = match open_folder(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        folder => folder?,
+    };
+    if folder.metadata()?.uid() != user() {
+        return Ok(());
+    }
     if !try_lock_folder(&folder)? {
         return Err(ErrorKind::WouldBlock.into());
     }
-    let is_known = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| known(&entry.file_name()));
-    let all_known = path.read_dir()?.all(is_known);
+    // Whoever fills it has the lock before the first file: one that was made just now is empty, and no rest.
+    let names = path.read_dir()?.take(MOST + 1).map(|entry| entry.map(|entry| entry.file_name()));
+    let names = names.collect::<io::Result<Vec<_>>>()?;
     // It may have been finished, or replaced, until it was locked.
-    if all_known && is_same(&folder, path) && fs::symlink_metadata(path.join(mark)).is_ok() {
+    if names.len() <= MOST && is_rest(&names) && is_same(&folder, path) {
         fs::remove_dir_all(path)?;
     }
     Ok(())
@@ -153,7 +193,7 @@ mod tests {
         new.file("half").unwrap().write_all(b"half").unwrap();
         assert!(!target.exists());
         // Nobody else fills it meanwhile, and nobody removes it.
-        assert_eq!(NewFolder::create(&target).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(NewFolder::create_now(&target).unwrap_err().kind(), ErrorKind::WouldBlock);
         drop(new);
         assert!(names(root.path()).is_empty());
         let new = NewFolder::create(&target).unwrap();
@@ -174,6 +214,48 @@ mod tests {
         fs::rename(&theirs, &temporary).unwrap();
         assert!(new.keep().unwrap_err().to_string().contains("has been replaced"));
         assert!(temporary.join("mine").exists() && !root.path().join("saved").exists());
+    }
+
+    #[test]
+    fn one_that_is_given_up_at_this_moment_is_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("saved");
+        let new = NewFolder::create(&target).unwrap();
+        let mut attempts = 0;
+        let mut other = Some(new);
+        let attempt = || {
+            attempts += 1;
+            if attempts == 3 {
+                other = None;
+            }
+            NewFolder::create_now(&target)
+        };
+        soon(attempt, is_busy).unwrap().keep().unwrap();
+        assert_eq!((attempts, names(root.path())), (3, vec!["saved".into()]));
+    }
+
+    #[test]
+    fn rests_of_any_name_are_swept_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let make = |name: &str, file: &str| {
+            fs::create_dir(root.path().join(name)).unwrap();
+            fs::write(root.path().join(name).join(file), "half").unwrap();
+        };
+        make(".killed.part", "memory");
+        make(".saved.1.part", "memory");
+        let stays = [(".other.part", "theirs"), ("memory.part", "memory"), (".memory", "memory")];
+        stays.iter().for_each(|(name, file)| make(name, file));
+        // It has no file yet, and is locked in a moment.
+        fs::create_dir(root.path().join(".begun.part")).unwrap();
+        std::os::unix::fs::symlink(root.path().join(".memory"), root.path().join(".link.part")).unwrap();
+        let new = NewFolder::create(&root.path().join("busy")).unwrap();
+        new.file("memory").unwrap();
+        sweep(root.path(), &|names| names.iter().any(|name| name == "memory"));
+        let mut left = names(root.path());
+        left.sort();
+        let expected = [".begun.part", ".busy.part", ".link.part", ".memory", ".other.part", "memory.part"];
+        assert_eq!(left, expected);
+        new.keep().unwrap();
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// A signal to the process.
@@ -54,6 +55,23 @@ impl Signals {
             0 => Ok(Signals { set }),
             error => Err(io::Error::from_raw_os_error(error)),
         }
+    }
+
+    /// A descriptor that can be read as long as there is a signal for [`Signals::wait`].
+    pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
+        // SAFETY: `set` is initialised, and only read.
+        let descriptor = unsafe { libc::signalfd(-1, &self.set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        if descriptor < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call above has made it, and nobody else has it.
+        Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+    }
+
+    /// They act again on this thread as they do by themselves; one that has come meanwhile does so now.
+    pub(crate) fn unblock(self) {
+        // SAFETY: `set` is initialised; the previous mask is not requested. No call has a handler, so that nothing of this process is run by it.
+        unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &self.set, std::ptr::null_mut()) };
     }
 
     /// Waits for the next signal; `None` at the deadline.
@@ -119,6 +137,7 @@ fn is_ignored(signal: libc::c_int) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::ready::is_readable;
 
     #[test]
     fn a_signal_comes_as_a_message_and_a_deadline_as_none() {
@@ -127,7 +146,10 @@ mod tests {
             assert_eq!(signals.wait(Some(Instant::now() + Duration::from_millis(20))).unwrap(), None);
             // SAFETY: sends a signal to this thread alone, which has it blocked.
             unsafe { libc::raise(libc::SIGTERM) };
+            assert!(is_readable(&signals.descriptor().unwrap(), Duration::from_secs(60)));
             assert_eq!(signals.wait(None).unwrap(), Some(Signal::End(libc::SIGTERM)));
+            assert!(!is_readable(&signals.descriptor().unwrap(), Duration::ZERO));
+            signals.unblock();
         });
         waits.join().unwrap();
     }

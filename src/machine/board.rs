@@ -75,7 +75,8 @@ impl Board {
                 gate: gate.clone(),
             }),
         };
-        let mut functions = (resources.functions)(resources, Terminals { hvc0: ends.virtio, hold_up }, &virtio)?;
+        let mut functions =
+            (resources.functions)(resources, Terminals { hvc0: ends.virtio, hold_up }, &virtio)?;
         functions.sort_by_key(|placed| placed.address);
         let workers = functions.iter_mut().flat_map(|placed| std::mem::take(&mut placed.workers)).collect();
         let counted = functions.iter().filter_map(|placed| placed.counted.clone()).collect();

@@ -8,6 +8,7 @@ mod disks;
 mod policy;
 mod status;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -32,13 +33,10 @@ use super::supervisor::Command;
 #[cfg(feature = "cli")]
 use crate::host::disk::DiskMark;
 use crate::host::disk::{Drive, write_zeros};
+use crate::host::soon::soon;
 use crate::kvm::memory::{GuestRam, is_zeros};
 use crate::spec::Spec;
 
-/// How long a copy that was cancelled may take to end, for the next one.
-const CANCELLED: Duration = Duration::from_secs(5);
-/// Between two looks whether it has.
-const RETRY: Duration = Duration::from_millis(5);
 /// Longest sleep of a copy that has a bandwidth.
 const SLEEP: Duration = Duration::from_millis(50);
 
@@ -132,15 +130,13 @@ struct MemoryLog<'a> {
 impl<'a> MemoryLog<'a> {
     /// As [`MemoryLog::begin`], for a while if the copy that has the log is one that nobody wants any more.
     fn begin_soon(controls: &'a Controls) -> Result<(Self, CopyStart), SaveError> {
-        let until = Instant::now() + CANCELLED;
-        loop {
+        let ends = Cell::new(false);
+        let begin = || {
             // Asked first: one that is not there any more has let go of the log.
-            let ends = controls.copy.has_cancelled();
-            match Self::begin(controls) {
-                Err(SaveError::LogInUse) if ends && Instant::now() < until => thread::sleep(RETRY),
-                begun => return begun,
-            }
-        }
+            ends.set(controls.copy.has_cancelled());
+            Self::begin(controls)
+        };
+        soon(begin, |error| matches!(error, SaveError::LogInUse) && ends.get())
     }
 
     fn begin(controls: &'a Controls) -> Result<(Self, CopyStart), SaveError> {

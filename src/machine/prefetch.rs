@@ -67,6 +67,8 @@ fn work(set: &WorkingSet, memory: &File, ram: &GuestRam, began: &Receiver<Instan
         read_ahead(memory, *offset, *len);
     }
     let Some(begin) = begin.or_else(|| began.recv().ok()) else { return };
+    // Not before: a machine begins to be made before there is a log.
+    set.warn();
     // Until then, or until its end.
     match began.recv_timeout((begin + FIRST).saturating_duration_since(Instant::now())) {
         Ok(_) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}

@@ -221,6 +221,7 @@ impl Restore {
     /// The same for many machines: what is noted is read ahead now, and nothing is noted.
     #[must_use]
     pub(super) fn read_ahead(mut self) -> Self {
+        self.prefetch.iter().for_each(|set| set.warn());
         for (offset, len) in self.prefetch.take().iter().flat_map(|set| set.ranges()) {
             read_ahead(&self.memory, *offset, *len);
         }

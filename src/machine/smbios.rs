@@ -25,15 +25,18 @@ fn credential(name: &str, value: &str) -> String {
     format!("io.systemd.credential.binary:{name}={}", STANDARD.encode(value))
 }
 
+/// Without the first a guest boots only with its share; with it alone its boot would not wait for it.
+const OPTIONS: &str = "nofail,x-systemd.before=local-fs.target";
+
 /// Lines of fstab(5) for the shares that the guest mounts by itself. A guest boots without them, too.
 fn mounts(spec: &Spec) -> String {
     let mut lines = String::new();
     for (tag, share) in spec.shares() {
         let Some(folder) = &share.mount else { continue };
-        let options = if share.read_only { "ro,nofail" } else { "nofail" };
+        let rights = if share.read_only { "ro," } else { "" };
         let (tag, folder) = (escaped(tag.as_str()), escaped(folder.as_str()));
         // Writing to a text does not fail.
-        let _ = writeln!(lines, "{tag} {folder} virtiofs {options} 0 0");
+        let _ = writeln!(lines, "{tag} {folder} virtiofs {rights}{OPTIONS} 0 0");
     }
     lines
 }
@@ -56,12 +59,14 @@ mod tests {
         let all = spec(&["/a:/mnt/my work", "/b", "/c:/c,ro,tag=c\\"]);
         assert_eq!(
             mounts(&all),
-            "share0 /mnt/my\\040work virtiofs nofail 0 0\nc\\134 /c virtiofs ro,nofail 0 0\n"
+            format!("share0 /mnt/my\\040work virtiofs {OPTIONS} 0 0\nc\\134 /c virtiofs ro,{OPTIONS} 0 0\n")
         );
         let told = |spec: &Spec| String::from_utf8_lossy(&tables(spec).unwrap()).into_owned();
-        assert!(told(&spec(&["/a:/b"])).contains(
-            "\u{1}io.systemd.credential.binary:fstab.extra=c2hhcmUwIC9iIHZpcnRpb2ZzIG5vZmFpbCAwIDAK\0"
-        ));
+        let line = STANDARD.encode(format!("share0 /b virtiofs {OPTIONS} 0 0\n"));
+        assert!(
+            told(&spec(&["/a:/b"]))
+                .contains(&format!("\u{1}io.systemd.credential.binary:fstab.extra={line}\0"))
+        );
         assert!(!told(&spec(&["/a"])).contains("systemd"));
     }
 }

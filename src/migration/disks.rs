@@ -84,10 +84,10 @@ impl IncomingDisks {
         let disk = self.disk(index, offset, len)?;
         // Before: some of them may have landed if it fails.
         disk.written.add(Extent { offset, len });
-        disk.file.file().write_all_at(bytes, offset)?;
+        disk.file.file().write_all_at(bytes, offset).map_err(unwritable(&disk.path))?;
         disk.waiting += len;
         if disk.waiting >= SYNC {
-            disk.file.file().sync_data()?;
+            disk.file.file().sync_data().map_err(unwritable(&disk.path))?;
             disk.waiting = 0;
         }
         Ok(())
@@ -102,7 +102,8 @@ impl IncomingDisks {
             return Ok(());
         }
         for range in disk.written.ranges_in(extent) {
-            write_zeros(disk.file.file(), range.start, range.end - range.start)?;
+            let written = write_zeros(disk.file.file(), range.start, range.end - range.start);
+            written.map_err(unwritable(&disk.path))?;
         }
         disk.written.remove(extent);
         Ok(())
@@ -125,8 +126,7 @@ impl IncomingDisks {
     pub(super) fn finish(self, spec: &mut Spec) -> io::Result<ReceivedDisks> {
         let mut received = ReceivedDisks::default();
         for (index, IncomingDisk { file, path, .. }) in self.0 {
-            file.keep(false)
-                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
+            file.keep(false).map_err(unwritable(&path))?;
             received.add(path.clone());
             if let Some(disk) = spec.disk.get_mut(index) {
                 *disk = DiskSpec {
@@ -140,6 +140,11 @@ impl IncomingDisks {
         }
         Ok(received)
     }
+}
+
+/// What the host has refused; what the stream has wrong is [`io::ErrorKind::InvalidData`].
+fn unwritable(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::other(format!("{} cannot be written there: {error}", path.display()))
 }
 
 fn invalid(what: String) -> io::Error {

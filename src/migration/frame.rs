@@ -40,6 +40,12 @@ pub(super) fn write(to: &mut dyn Write, kind: u32, parts: &[&[u8]]) -> io::Resul
     parts.iter().try_for_each(|part| to.write_all(part))
 }
 
+/// The bytes of the frame that these begin, as it says itself, if enough have come to know.
+pub(super) fn whole_length(bytes: &[u8]) -> Option<usize> {
+    let len = u64::from_le_bytes(bytes.get(8..HEAD)?.try_into().ok()?);
+    Some(usize::try_from(len).ok().and_then(|len| len.checked_add(HEAD)).unwrap_or(usize::MAX))
+}
+
 impl Frame {
     /// Reads the next one; `None` if the stream ends before it.
     pub(crate) fn read(from: &mut dyn Read) -> io::Result<Option<Self>> {

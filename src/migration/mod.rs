@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub(crate) use disks::remove_received;
 pub(crate) use frame::Frame;
-pub(crate) use protocol::Local;
+pub(crate) use protocol::{Local, MOST_HELLO, is_begun};
 pub(crate) use source::{Patience, migrate};
 pub(crate) use target::{Leave, ReceiveError, ReceiveOptions, Received, Stream, receive};
 

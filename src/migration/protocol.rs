@@ -70,6 +70,9 @@ const LOCAL: u32 = 4;
 const DISK_BYTES: u32 = 5;
 const DISK_ZEROS: u32 = 6;
 
+/// Most bytes of the first frame, which says who speaks.
+pub(crate) const MOST_HELLO: usize = 4096;
+
 /// A message.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -135,6 +138,8 @@ pub(crate) enum Local {
     Migrated(CopyReport),
     /// In a sentence; it is the last that is said.
     Failed(String),
+    /// The same of a stream that broke off, or of a copy that was cancelled: the verb may know more. The machine runs on.
+    Broken(String),
 }
 
 pub(super) fn send(to: &mut dyn Write, message: &Message) -> io::Result<()> {
@@ -170,6 +175,21 @@ impl Local {
     pub(crate) fn of(frame: &Frame) -> Option<Result<Self, serde_json::Error>> {
         (frame.kind == LOCAL).then(|| serde_json::from_slice(&frame.body))
     }
+}
+
+/// Whether a stream that begins with these bytes is a migration's; `None` if too few have come.
+pub(crate) fn is_begun(bytes: &[u8]) -> Option<bool> {
+    let expected = MESSAGE.to_le_bytes();
+    if bytes.iter().zip(expected).any(|(found, expected)| *found != expected) {
+        return Some(false);
+    }
+    let len = frame::whole_length(bytes)?;
+    if len > MOST_HELLO {
+        return Some(false);
+    }
+    let frame = Frame::read(&mut bytes.get(..len)?);
+    let body = frame.ok().flatten().map(|frame| frame.body).unwrap_or_default();
+    Some(matches!(serde_json::from_slice(&body), Ok(Message::Hello { .. })))
 }
 
 /// Reads what comes next, but for signs of life.
@@ -215,6 +235,28 @@ fn of_disk(kind: u32, body: &[u8]) -> Option<Next> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stream_that_begins_otherwise_is_known_by_its_first_bytes() {
+        let mut hello = Vec::new();
+        send(&mut hello, &Message::Hello { protocol: 7, program: "9.9".into() }).unwrap();
+        for at in 0..hello.len() {
+            assert_eq!(is_begun(&hello[..at]), None, "{at}");
+            let mut bad = hello.clone();
+            bad[at] ^= 1;
+            assert_ne!(is_begun(&bad), Some(true), "{at}");
+        }
+        assert_eq!(is_begun(&hello), Some(true));
+        hello.extend(b"what comes behind it");
+        assert_eq!(is_begun(&hello), Some(true));
+        let mut other = Vec::new();
+        send(&mut other, &Message::Go).unwrap();
+        let mut long = hello;
+        long[8..16].copy_from_slice(&u64::MAX.to_le_bytes());
+        for bad in [&b"GET / HTTP/1.1\r\n"[..], b"\0", &other, &long] {
+            assert_eq!(is_begun(bad), Some(false), "{bad:?}");
+        }
+    }
 
     #[test]
     fn pieces_of_disks_are_read_as_they_were_written() {

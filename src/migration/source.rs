@@ -25,6 +25,8 @@ const TICK: Duration = Duration::from_millis(100);
 const ALIVE: Duration = Duration::from_millis(250);
 /// The longest that a target may say it waits for its leave to run.
 const MOST_WAIT: Duration = Duration::from_secs(3600);
+/// How long the last that a target has said may be on its way, when nothing can be sent to it any more.
+const LAST_WORD: Duration = Duration::from_secs(1);
 /// A target that gets its leave at the last moment may take so long to say that it runs.
 const MARGIN: Duration = Duration::from_secs(1);
 
@@ -48,7 +50,7 @@ pub(crate) enum MigrateError {
     Stream(#[from] io::Error),
     #[error("the target refuses the machine: {0}; it runs on here")]
     Refused(String),
-    #[error("the target says what it should not; the machine runs on here")]
+    #[error("the target has answered what no `minivmm receive` does; the machine runs on here")]
     Confused,
     #[error(
         "what answers there is not `minivmm receive`, to which --to has to lead, such as --to 'ssh host2 minivmm receive'; the machine runs on here"
@@ -66,6 +68,13 @@ pub(crate) enum MigrateError {
     UnknownAndEnded(String),
     #[error("{why}; {disk}; `minivmm resume` tries again")]
     Disks { why: Box<MigrateError>, disk: SaveError },
+}
+
+impl MigrateError {
+    /// Whether the verb that carries the stream may know more of it. The machine runs on.
+    fn is_of_the_way(&self) -> bool {
+        matches!(self, MigrateError::Stream(_) | MigrateError::Source(SaveError::Cancelled))
+    }
 }
 
 impl From<SaveError> for MigrateError {
@@ -110,7 +119,8 @@ pub(crate) fn migrate(
         Ok(report) => Local::Migrated(report),
         Err(error) => {
             log::warn!("migration: {error}");
-            Local::Failed(error.to_string())
+            let sentence = error.to_string();
+            if error.is_of_the_way() { Local::Broken(sentence) } else { Local::Failed(sentence) }
         }
     };
     // The verb may be gone.
@@ -184,18 +194,19 @@ impl Source<'_, '_> {
         copy: Copy<'_>,
         limits: CopyLimits,
     ) -> Result<CopyReport, MigrateError> {
-        let (writer, mut told) = (self.writer, Instant::now());
+        let (writer, mut told, mut untold) = (self.writer, Instant::now(), None);
         let mut watch = |progress: &_| {
             if told.elapsed() >= TICK {
                 told = Instant::now();
-                if protocol::tell(&mut *writer.lock(), &Local::Progress(*progress)).is_err() {
+                if let Err(error) = protocol::tell(&mut *writer.lock(), &Local::Progress(*progress)) {
+                    untold = Some(error);
                     return ControlFlow::Break(());
                 }
             }
             ControlFlow::Continue(())
         };
         let copied = copy.run(&mut StreamSink(writer), limits, PAUSE, &mut watch);
-        let paused = copied.map_err(|error| self.why(error))?;
+        let paused = copied.map_err(|error| self.why(error, untold))?;
         // From here on the machine is paused, and nobody lets it go on.
         let leaving = paused.leave()?;
         match self.last_exchange(controls, &leaving) {
@@ -260,7 +271,15 @@ impl Source<'_, '_> {
     }
 
     fn say(&self, message: Message) -> Result<(), MigrateError> {
-        Ok(self.writer.say(&message)?)
+        self.writer.say(&message).map_err(|error| self.broken(error))
+    }
+
+    /// The error of a write.
+    fn broken(&self, error: io::Error) -> MigrateError {
+        MigrateError::Stream(match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => silent("has taken nothing", self.patience.silence),
+            _ => error,
+        })
     }
 
     /// Waits for a message of this kind.
@@ -283,16 +302,19 @@ impl Source<'_, '_> {
         }
     }
 
-    /// A target that closes the stream may have said why before.
-    fn why(&mut self, error: SaveError) -> MigrateError {
-        match error {
-            error @ (SaveError::Memory { .. } | SaveError::DiskCopy { .. } | SaveError::Cancelled) => {
-                match self.expect(Duration::from_secs(1), |_| None::<()>) {
-                    Err(refused @ MigrateError::Refused(_)) => refused,
-                    _ => error.into(),
-                }
-            }
-            error => error.into(),
+    /// Why a copy has ended; `untold` is what has kept its progress from being told. A target that closes the stream may have said why
+    /// before. The verb cancels the copy when it has lost the target, and closes its end of the stream before; whoever else cancels it does not.
+    fn why(&mut self, error: SaveError, untold: Option<io::Error>) -> MigrateError {
+        let broken = match error {
+            SaveError::Memory { source } | SaveError::DiskCopy { source, .. } => Some(source),
+            SaveError::Cancelled => untold,
+            error => return error.into(),
+        };
+        match (self.expect(LAST_WORD, |_| None::<()>), broken) {
+            (Err(refused @ MigrateError::Refused(_)), _) => refused,
+            (_, Some(error)) => self.broken(error),
+            (Err(MigrateError::Stream(error)), None) if error.kind() != ErrorKind::TimedOut => error.into(),
+            _ => MigrateError::Source(SaveError::Cancelled),
         }
     }
 }

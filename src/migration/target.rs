@@ -83,6 +83,7 @@ pub(crate) fn receive(
             // The source says itself that it is refused.
             let sentence = match &error {
                 ReceiveError::Refused(sentence) => sentence.clone(),
+                ReceiveError::Stream(error) => format!("the stream broke off there: {error}"),
                 error => error.to_string(),
             };
             let _ = protocol::send(&mut stream.writer, &Message::Refused(sentence));
@@ -105,6 +106,11 @@ fn take(
     check: impl FnOnce(&mut Spec, &dyn Fn(usize) -> bool) -> Result<(), String>,
 ) -> Result<Taken, ReceiveError> {
     let refused = |sentence: String| ReceiveError::Refused(printable(&sentence));
+    // The stream is whole, and this host has not taken what it carries.
+    let of_disk = |error: io::Error| match error.kind() {
+        io::ErrorKind::InvalidData => error.into(),
+        _ => refused(error.to_string()),
+    };
     let confused = || ReceiveError::Stream(io::Error::other("the source says what it should not"));
     match protocol::receive(&mut stream.reader)? {
         Next::Message(Message::Hello { protocol: PROTOCOL, .. }) => {}
@@ -140,8 +146,8 @@ fn take(
         match protocol::receive(&mut stream.reader)? {
             Next::Pages(offset, data) => incoming.data(offset, &data)?,
             Next::Zeros(offset, len) => incoming.zeros(offset, len)?,
-            Next::DiskBytes(disk, offset, bytes) => disks.data(disk, offset, &bytes)?,
-            Next::DiskZeros(disk, offset, len) => disks.zeros(disk, offset, len)?,
+            Next::DiskBytes(disk, offset, bytes) => disks.data(disk, offset, &bytes).map_err(of_disk)?,
+            Next::DiskZeros(disk, offset, len) => disks.zeros(disk, offset, len).map_err(of_disk)?,
             Next::Message(Message::Section { id, state }) => {
                 bytes += state.data.to_string().len() as u64;
                 states.push((id, state));
@@ -151,7 +157,7 @@ fn take(
             }
             Next::Message(Message::Complete { version, panic_timeout, marks }) => {
                 check_disks(&spec, &marks, |index| disks.has(index)).map_err(refused)?;
-                let disks = disks.finish(&mut spec)?;
+                let disks = disks.finish(&mut spec).map_err(of_disk)?;
                 let state = SavedState::from_states(version, panic_timeout, states);
                 return Ok(Taken { spec, incoming, state, disks });
             }
@@ -235,8 +241,7 @@ impl Drop for Leave {
     fn drop(&mut self) {
         if !self.over {
             self.disks.remove();
-            let sentence =
-                "it did not come to run there, and has ended; what minivmm has printed there says why";
+            let sentence = "it could not be started there; what minivmm has printed there says why";
             let _ = protocol::send(&mut self.stream.writer, &Message::Refused(sentence.into()));
         }
     }

@@ -44,12 +44,32 @@ pub enum SavedMachineError {
         /// What the host said.
         source: io::Error,
     },
+    /// Somebody writes to an image that is to be replaced.
+    #[error(
+        "the disk {path} is in use{holder}, and cannot be put back meanwhile; end that machine (`minivmm stop NAME`), or have another one go on \
+         with disks of its own (`minivmm restore --disks NEW-FOLDER`)",
+        path = path.display()
+    )]
+    InUse {
+        /// The image.
+        path: PathBuf,
+        /// By whom, if that is known, with a space before.
+        holder: String,
+    },
     /// Not all disks are in the folder.
     #[error(
         "{path} has no copies of the machine's disks, so that they cannot be put back; `minivmm snapshot` makes such a folder",
         path = .0.display()
     )]
     NoDisks(PathBuf),
+    /// The folder of overlays cannot be made.
+    #[error("the folder {folder} for the disks of the restored machine cannot be made: {source}", folder = folder.display())]
+    DisksFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
     /// There is something where overlays are to be made.
     #[error(
         "{path} exists, and is no empty folder; give the disks of the restored machine a folder of their own",

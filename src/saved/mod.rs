@@ -35,7 +35,8 @@ pub(crate) use working_set::WorkingSet;
 use crate::host::disk::{DiskMark, WrittenFile, base_of};
 use crate::host::lock::Kind;
 use crate::host::lock_soon::lock_soon;
-use crate::host::new_folder::NewFolder;
+use crate::host::new_file;
+use crate::host::new_folder::{NewFolder, sweep};
 use crate::host::open_now::open_now;
 use crate::image::printable;
 use crate::machine::files::Restore;
@@ -173,11 +174,11 @@ impl SavedMachine {
     /// Otherwise it is gone when the machine ends. The saved folder is not written to in either case.
     ///
     /// # Errors
-    /// [`SavedMachineError::NoCopy`], [`SavedMachineError::DisksExist`], [`SavedMachineError::Disk`].
+    /// [`SavedMachineError::NoCopy`], [`SavedMachineError::DisksExist`], [`SavedMachineError::DisksFolder`].
     pub fn keep_disks_in(&mut self, disks: impl AsRef<Path>) -> Result<(), SavedMachineError> {
         self.check_copies()?;
         let disks = disks.as_ref();
-        let failed = |source| SavedMachineError::Disk { path: disks.into(), source };
+        let failed = |source| SavedMachineError::DisksFolder { folder: disks.into(), source };
         match DirBuilder::new().mode(0o700).create(disks) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_empty_folder(disks) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -297,6 +298,7 @@ impl NewSavedMachine {
             _ => unwritable(target)(error),
         })?;
         let memory = folder.file(MEMORY).map_err(unwritable(target))?;
+        sweep_unfinished(new_file::folder(target));
         Ok(NewSavedMachine {
             folder,
             target: target.into(),
@@ -410,6 +412,16 @@ impl NewSavedMachine {
             _ => failed(error),
         })
     }
+}
+
+/// Removes what processes that were killed have left in `folder` of machines that they were saving there.
+pub(crate) fn sweep_unfinished(folder: &Path) {
+    // What may be in one: the last is beside a machine of `minivmm run --warm`.
+    let is_copy = |name: &str| name.starts_with("vd") && (name.ends_with(".raw") || name.ends_with(".qcow2"));
+    let is_ours = |name: &str| [MANIFEST, STATE, MEMORY, "warm.json"].contains(&name) || is_copy(name);
+    sweep(folder, &|names| {
+        names.iter().any(|name| name == MEMORY) && names.iter().all(|name| name.to_str().is_some_and(is_ours))
+    });
 }
 
 fn unwritable(target: &Path) -> impl Fn(io::Error) -> SavedMachineError {

@@ -1,6 +1,8 @@
 //! The copies of a saved machine's disks, on their way back to where the machine has its disks.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -9,12 +11,13 @@ use std::path::{Path, PathBuf};
 use diskimage::set_backing_name;
 
 use super::manifest::{SavedDisk, copied_format};
-use super::{SavedMachine, SavedMachineError, open};
+use super::{SavedMachine, SavedMachineError, open, sweep_unfinished};
 use crate::host::disk::{
-    Access, ExchangeMark, FilesBehind, base_of, copy_file, cut_exchange, lock, open_file,
+    Access, DiskError, ExchangeMark, FilesBehind, base_of, copy_file, cut_exchange, image_place, lock,
+    open_file,
 };
 use crate::host::lock::user;
-use crate::host::new_file::{Exchanged, NewFile, sweep};
+use crate::host::new_file::{self, Exchanged, NewFile};
 use crate::spec::DiskSpec;
 
 /// Pieces of a copy after which it is brought to the medium: 64 MiB.
@@ -29,6 +32,8 @@ struct NewDisk {
     index: usize,
     image: PathBuf,
     new: NewFile,
+    /// There is no image to be replaced: somebody has removed it.
+    is_missing: bool,
     /// Of one of several, which fit together only as a whole.
     mark: Option<ExchangeMark>,
 }
@@ -44,10 +49,10 @@ impl SavedMachine {
             match self.disks.get(index).and_then(Option::as_ref) {
                 Some(SavedDisk::Copy(name)) => {
                     let image = disk.image();
-                    let new = self
+                    let (new, is_missing) = self
                         .copy_back(index, disk, name, wanted)
                         .map_err(|source| put_back(image, source))?;
-                    disks.push(NewDisk { index, image: image.into(), new, mark: None });
+                    disks.push(NewDisk { index, image: image.into(), new, is_missing, mark: None });
                 }
                 Some(SavedDisk::Mark(_)) => return Err(SavedMachineError::NoDisks(self.folder.clone())),
                 None => {}
@@ -68,11 +73,12 @@ impl SavedMachine {
         disk: &DiskSpec,
         name: &str,
         wanted: &dyn Fn() -> bool,
-    ) -> io::Result<NewFile> {
+    ) -> io::Result<(NewFile, bool)> {
         let copy = open(&self.folder, name).map_err(io::Error::other)?;
         // Beside the file itself, wherever a link is.
-        let image = fs::canonicalize(disk.image())?;
-        let new = NewFile::create(&image)?;
+        let (image, is_there) = image_place(disk.image()).map_err(|error| no_place(disk.image(), error))?;
+        // One that replaces another gets its mode.
+        let new = if is_there { NewFile::create(&image) } else { NewFile::create_private(&image) }?;
         // Brought to the medium on the way, so that no sync takes long.
         let (pieces, failed) = (Cell::new(0_u64), Cell::new(None));
         let goes_on = || {
@@ -90,7 +96,15 @@ impl SavedMachine {
         // Of two, the one behind the other.
         failed.take().map_or(copied, Err)?;
         still(wanted)?;
-        if self.bases.contains_key(&index) {
+        if let Some(base) = self.bases.get(&index).filter(|_| !is_there) {
+            // The copy names it by its absolute path.
+            fs::metadata(base).map_err(|error| {
+                io::Error::other(format!(
+                    "it is gone, and so is {}, on which it lay: {error}; put that there again",
+                    base.display()
+                ))
+            })?;
+        } else if self.bases.contains_key(&index) {
             // As the image says it now: by its plain name, if both can be moved together.
             let present = base_of(&File::open(&image)?, &image, copied_format(disk))?;
             let present = present.and_then(|name| name.to_str().map(str::to_owned));
@@ -98,7 +112,7 @@ impl SavedMachine {
             set_backing_name(new.file(), &image, &present).map_err(io::Error::other)?;
         }
         new.file().sync_all()?;
-        Ok(new)
+        Ok((new, !is_there))
     }
 
     /// Puts the disks of the folder back, for a machine that does not run. Each is the old one or that of the folder, whenever this process
@@ -142,7 +156,14 @@ pub(crate) fn finish_exchange(
 ) -> Option<Result<PathBuf, SavedMachineError>> {
     let used = || disks.iter().filter(|disk| !disk.read_only && !disk.snapshot);
     // What else a process that was killed there has left.
-    used().for_each(|disk| sweep(disk.image()));
+    let mut folders: BTreeMap<&Path, Vec<&OsStr>> = BTreeMap::new();
+    for image in used().map(DiskSpec::image) {
+        folders.entry(new_file::folder(image)).or_default().extend(image.file_name());
+    }
+    for (folder, names) in folders {
+        new_file::sweep_names(folder, &names);
+        sweep_unfinished(folder);
+    }
     let folder = used().filter_map(|disk| cut_exchange(disk.image())).next()?;
     let saved = SavedMachine::open(folder).ok().filter(SavedMachine::exchange_was_cut)?;
     let finish = || {
@@ -162,6 +183,21 @@ fn still(wanted: &dyn Fn() -> bool) -> io::Result<()> {
     if wanted() { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
 }
 
+/// Why an image has no place.
+fn no_place(image: &Path, error: io::Error) -> io::Error {
+    let folder = new_file::folder(image).display();
+    match error.kind() {
+        io::ErrorKind::NotFound if fs::symlink_metadata(image).is_ok() => io::Error::other(format!(
+            "it is a link that leads to nothing; remove it (`rm {}`)",
+            image.display()
+        )),
+        io::ErrorKind::NotFound => {
+            io::Error::other(format!("its folder is gone; make it before: `mkdir -p {folder}`"))
+        }
+        _ => error,
+    }
+}
+
 fn put_back(path: &Path, source: io::Error) -> SavedMachineError {
     SavedMachineError::PutBack { path: path.into(), source }
 }
@@ -172,13 +208,19 @@ fn lock_image(path: &Path) -> Result<Locked, SavedMachineError> {
         let behind = lock(&file, &metadata, path, access)?;
         Ok(Locked { _file: file, _behind: behind })
     });
-    locked.map_err(|error| put_back(path, io::Error::other(error)))
+    locked.map_err(|error| match error {
+        DiskError::Busy { holder, .. } => SavedMachineError::InUse {
+            path: path.into(),
+            holder: holder.map_or_else(String::new, |holder| format!(" by {holder}")),
+        },
+        error => put_back(path, io::Error::other(error)),
+    })
 }
 
 impl NewDisks {
     /// Locks the images that they replace, as a machine does that writes to them.
     fn lock(&self) -> Result<Vec<Locked>, SavedMachineError> {
-        self.0.iter().map(|disk| lock_image(&disk.image)).collect()
+        self.0.iter().filter(|disk| !disk.is_missing).map(|disk| lock_image(&disk.image)).collect()
     }
 
     /// Gives each the name of the image that it replaces, and then calls `then` with each disk's number and the image's path. If this
@@ -189,8 +231,8 @@ impl NewDisks {
     ) -> Result<(), E> {
         let marks = self.set_marks()?;
         let mut replaced = Vec::new();
-        for NewDisk { index, image, new, .. } in self.0 {
-            new.keep(true).map_err(|source| put_back(&image, source))?;
+        for NewDisk { index, image, new, is_missing, .. } in self.0 {
+            new.keep(!is_missing).map_err(|source| put_back(&image, source))?;
             replaced.push((index, image));
         }
         remove_marks(marks)?;
@@ -200,8 +242,10 @@ impl NewDisks {
     /// The same for those whose images may be wanted again: all of them have their names afterwards, or none after an error.
     fn exchange(mut self) -> Result<ExchangedDisks, SavedMachineError> {
         let marks = self.set_marks()?;
-        let exchange =
-            |NewDisk { image, new, .. }: NewDisk| new.exchange().map_err(|source| put_back(&image, source));
+        let exchange = |NewDisk { image, new, is_missing, .. }: NewDisk| {
+            let exchanged = if is_missing { new.appear() } else { new.exchange() };
+            exchanged.map_err(|source| put_back(&image, source))
+        };
         // Those that were exchanged before an error have come back when this is over.
         let exchanged = self.0.into_iter().map(exchange).collect::<Result<_, _>>();
         let exchanged = exchanged.map(|exchanged| ExchangedDisks { exchanged, locks: Vec::new() });
@@ -267,7 +311,7 @@ mod tests {
             let new = NewFile::create(image).unwrap();
             new.file().set_len(1024).unwrap();
             let mark = Some(ExchangeMark::prepare(image, new.file(), Path::new("/first")).unwrap());
-            NewDisk { index, image: image.clone(), new, mark }
+            NewDisk { index, image: image.clone(), new, is_missing: false, mark }
         };
         NewDisks(images.iter().enumerate().map(new).collect())
     }

@@ -29,6 +29,8 @@ pub(crate) struct WorkingSet {
     machine: u32,
     memory: u64,
     ranges: Vec<(u64, u64)>,
+    /// Why what is noted is of no use.
+    problem: Option<String>,
 }
 
 /// The file.
@@ -48,15 +50,23 @@ impl WorkingSet {
     /// What is noted in `folder` for the machine whose description has this checksum, and whose memory is so long.
     pub(super) fn of(folder: &Path, machine: u32, memory: u64) -> Self {
         let path = folder.join(WORKING_SET);
-        let ranges = match path.symlink_metadata() {
-            Ok(_) => ranges(folder, machine, memory).unwrap_or_else(|error| {
-                log::warn!("{error}; the note of what its guest used first is left out, and written anew");
-                Vec::new()
-            }),
+        let found = match path.symlink_metadata() {
+            Ok(_) => ranges(folder, machine, memory),
             // As before the first start.
-            Err(_) => Vec::new(),
+            Err(_) => Ok(Vec::new()),
         };
-        WorkingSet { path, machine, memory, ranges }
+        let (ranges, problem) = match found {
+            Ok(ranges) => (ranges, None),
+            Err(error) => (Vec::new(), Some(error.to_string())),
+        };
+        WorkingSet { path, machine, memory, ranges, problem }
+    }
+
+    /// Says in the log why what is noted is left out, if it is. Apart, because a saved machine is opened before there is one.
+    pub(crate) fn warn(&self) {
+        if let Some(problem) = &self.problem {
+            log::warn!("{problem}; the note of what its guest used first is left out, and written anew");
+        }
     }
 
     /// Offsets in `memory` and bytes, in ascending order; nothing if nothing of use is noted.
@@ -166,7 +176,8 @@ mod tests {
             fs::write(&path, bytes).unwrap();
             let error = ranges(folder, 7, MEMORY).unwrap_err().to_string();
             assert!(error.contains(word) && !error.contains(char::is_control), "{error:?}");
-            assert!(WorkingSet::of(folder, 7, MEMORY).ranges().is_empty());
+            let set = WorkingSet::of(folder, 7, MEMORY);
+            assert!(set.ranges().is_empty() && set.problem.is_some_and(|problem| problem.contains(word)));
         };
         for pages in ["[0,0]", "[256,1]", "[255,2]", "[0,257]", "[4,2],[5,1]", "[4,1],[0,1]"] {
             refused(&note(pages), "not in order");

@@ -130,10 +130,9 @@ fn place_one(
     let (index, id, format) = (disk.index, disk_id(disk.index), copied_format(spec));
     // Of a copy that is known.
     let is_new = !disk.is_copy && !disk.path.exists() && spec.overlay.is_some();
+    let failed = |source| CloneError::Copy { id: id.clone(), to: folder.target().into(), source };
     if !disk.is_copy && !is_new {
-        let base =
-            base_at(&disk.path, format).map_err(|source| CloneError::Copy { id: id.clone(), source })?;
-        disk.base = base;
+        disk.base = base_at(&disk.path, format).map_err(failed)?;
     }
     let way = match owner {
         Owner::Saved(_) if disk.is_copy && !args.full => Way::Overlay,
@@ -155,8 +154,8 @@ fn place_one(
     make(way, &disk, spec, &name, made_as, folder, following).map_err(|error| match error {
         ImageError::Interrupted { .. } if (following.is_given_up)() => CloneError::GivenUp,
         ImageError::Interrupted { .. } => CloneError::Interrupted(0),
-        ImageError::Io { source, .. } => CloneError::Copy { id: id.clone(), source },
-        error => CloneError::Copy { id: id.clone(), source: io::Error::other(error.to_string()) },
+        ImageError::Io { source, .. } => failed(source),
+        error => failed(io::Error::other(error.to_string())),
     })?;
     let path = folder.target().join(name);
     if let (Way::Overlay, Owner::Saved(saved)) = (way, owner) {

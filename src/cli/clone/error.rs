@@ -18,6 +18,18 @@ pub(super) enum CloneError {
          `minivmm ls` lists the machines that run", path = .0.display()
     )]
     NoMachine(PathBuf),
+    #[error("{path}, from which the clone is to be made, cannot be read: {source}", path = path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error(
+        "the machine is off, and so is its clone: there is no process for `--pidfile` and `--log`; give them when you start it, as with \
+         `minivmm -d --config {file} --log FILE`", file = .0.display()
+    )]
+    NoProcess(PathBuf),
+    #[error(
+        "{id} is on the switch {switch} with {machine}, and a switch takes no second port with one MAC address; put the clone on another one \
+         (`--net switch=NAME`)"
+    )]
+    SameSwitch { id: String, switch: String, machine: MachineName },
     #[error("`--snapshot` is for the name of a machine, and {path} is none", path = .0.display())]
     NoName(PathBuf),
     #[error("{path} exists, and is no empty folder; give the name of a new or empty one with `--folder`", path = .0.display())]
@@ -28,9 +40,9 @@ pub(super) enum CloneError {
     Unwritable { path: PathBuf, source: io::Error },
     #[error(
         "{id} is on {link}, where two machines cannot have one MAC address, and a guest that runs takes no other one; give the clone another \
-         network of its kind, such as `{other}`, or say `--same-mac`"
+         network of its kind, such as `{other}`, or say `--same-mac`{only}"
     )]
-    SharedNet { id: String, link: String, other: &'static str },
+    SharedNet { id: String, link: String, other: &'static str, only: &'static str },
     #[error("the original has {has}, and the clone is given {given}; say `--net` once for each")]
     NetCount { has: String, given: usize },
     #[error("a guest that runs goes on with the MAC address {mac}; leave out `mac=` at {id}")]
@@ -53,8 +65,8 @@ pub(super) enum CloneError {
         "the guest writes to {id} ({path}), as two machines cannot, and block devices are not copied; use an image, or `ro`", path = path.display()
     )]
     Device { id: String, path: PathBuf },
-    #[error("the disk {id} cannot be copied: {source}")]
-    Copy { id: String, source: io::Error },
+    #[error("the disk {id} cannot be copied to {to}: {source}", to = to.display())]
+    Copy { id: String, to: PathBuf, source: io::Error },
     #[error("the process that wanted the clone has ended")]
     GivenUp,
     #[error("interrupted; there is no clone")]

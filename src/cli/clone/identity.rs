@@ -5,7 +5,7 @@ use std::path::Path;
 use super::CloneArgs;
 use super::error::CloneError;
 use super::report::Report;
-use crate::spec::{NetId, NetLink, NetSpec, PortForward, Spec};
+use crate::spec::{MachineName, NetId, NetLink, NetSpec, PortForward, Spec};
 
 /// The clone's description, as the original's with absolute paths and its disks.
 ///
@@ -53,7 +53,7 @@ fn keep_nets(spec: &mut Spec, args: &CloneArgs, runs: bool, report: &mut Report)
     for (net, id) in nets.zip(ids) {
         if let Some(file) = net.pcap.take() {
             report.left_out(format!(
-                "the capture {} stays the original's; `minivmm capture {} -w FILE` makes one",
+                "the capture {} is the original's alone; `minivmm capture {} -w FILE` makes one",
                 file.display(),
                 args.name
             ));
@@ -120,7 +120,7 @@ fn replace_nets(
         }
         if let (false, Some(mac)) = (matches!(new.link, NetLink::User(_)), old.mac) {
             report.left_out(format!(
-                "{id} goes on with the original's MAC address {mac} until the clone boots anew, and must not meet it"
+                "{id} has the original's MAC address {mac} until the clone reboots, and must not meet it: keep the two apart"
             ));
         }
         spec.net.push(NetSpec { mac: old.mac, mtu: new.mtu.or(old.mtu), id: Some(id), ..new.clone() });
@@ -138,13 +138,30 @@ fn meets(one: &NetLink, other: &NetLink) -> bool {
 }
 
 fn shared(id: &NetId, link: &NetLink) -> CloneError {
+    let only = match link {
+        NetLink::Switch { .. } => " if the original does not run",
+        _ => "",
+    };
     // A guest that runs goes on using what its network took from it, which is more on a TAP or a switch than elsewhere.
     let other = match link {
         NetLink::Tap(_) => "--net tap=NAME",
         NetLink::Switch { .. } => "--net switch=NAME",
         _ => "--net user",
     };
-    CloneError::SharedNet { id: id.to_string(), link: words(link), other }
+    CloneError::SharedNet { id: id.to_string(), link: words(link), other, only }
+}
+
+/// Refuses a clone of a machine that runs which would stand on one switch with it.
+pub(super) fn check_switches(original: &Spec, clone: &Spec, name: &MachineName) -> Result<(), CloneError> {
+    for ((id, old), (_, new)) in original.interfaces().zip(clone.interfaces()) {
+        if let NetLink::Switch { name: switch, .. } = &new.link
+            && meets(&old.link, &new.link)
+        {
+            let (id, switch) = (id.to_string(), switch.to_string());
+            return Err(CloneError::SameSwitch { id, switch, machine: name.clone() });
+        }
+    }
+    Ok(())
 }
 
 fn words(link: &NetLink) -> String {
@@ -223,6 +240,22 @@ mod tests {
         let (_, report) = clone(&["switch=lab"], "--net switch=other", true).unwrap();
         assert!(report.to_string().contains("must not meet it"), "{report}");
         assert!(refusal(&["switch=lab,vlan=2"], "--net switch=lab,vlan=3").contains("the switch lab"));
+    }
+
+    #[test]
+    fn a_switch_has_no_place_for_both_while_the_original_runs() {
+        for (nets, words, refused) in [
+            (&["switch=lab"], "--same-mac", true),
+            (&["switch=lab"], "--same-mac --net switch=lab,vlan=3", true),
+            (&["switch=lab"], "--same-mac --net switch=other", false),
+            (&["tap=tap0"], "--same-mac", false),
+        ] {
+            let spec = clone(nets, words, true).unwrap().0;
+            let checked = check_switches(&original(nets), &spec, &"vm0".parse().unwrap());
+            assert_eq!(checked.is_err(), refused, "{words}");
+            assert!(checked.err().is_none_or(|error| error.to_string().contains("the switch lab with vm0")));
+        }
+        assert!(refusal(&["switch=lab"], "").contains("`--same-mac` if the original does not run"));
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub use args::CloneArgs;
 use disks::{Following, Owner};
 use error::CloneError;
 use folder::{CloneFolder, Unfinished};
-use identity::{at_next_boot, identity};
+use identity::{at_next_boot, check_switches, identity};
 use report::Report;
 use source::{MACHINE_FILE, Source};
 
@@ -90,7 +90,8 @@ fn clone_running(args: &CloneArgs, source: &Source, parent: &Parent) -> Result<B
     let target = folder_of(args)?;
     if let Source::Running(name, client) = source {
         let spec = source::spec_of(name, client)?;
-        identity(&spec, args, &target, true, &mut Report::default())?.settled()?;
+        let clone = identity(&spec, args, &target, true, &mut Report::default())?.settled()?;
+        check_switches(&spec, &clone, name)?;
         if args.linked {
             disks::check_linked(&spec)?;
         }
@@ -146,6 +147,9 @@ fn save(
 fn clone_off(args: &CloneArgs, file: &Path) -> Result<String, CloneError> {
     check_name(&args.name)?;
     let target = folder_of(args)?;
+    if args.pidfile.is_some() || args.log.is_some() {
+        return Err(CloneError::NoProcess(target.join(MACHINE_FILE)));
+    }
     let original = with_absolute_paths(Spec::from_file(file)?)
         .map_err(|source| CloneError::Unwritable { path: target.clone(), source })?;
     let mut report = report_of(args, &target);

@@ -1,5 +1,6 @@
 //! What a clone is made from.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::CloneArgs;
@@ -40,18 +41,27 @@ impl Source {
                 Err(error) => return Err(error.into()),
             }
         }
-        Self::at(path).ok_or_else(|| CloneError::NoMachine(path.clone()))
+        Self::at(path)?.ok_or_else(|| CloneError::NoMachine(path.clone()))
     }
 
-    fn at(path: &Path) -> Option<Self> {
-        if path.is_dir() {
-            let file = path.join(MACHINE_FILE);
-            if path.join("machine.json").is_file() {
-                return Some(Source::Saved(path.into()));
+    fn at(path: &Path) -> Result<Option<Self>, CloneError> {
+        // What cannot be looked at is not the same as what is not there.
+        let find = |path: &Path| match path.metadata() {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(source) => Err(CloneError::Unreadable { path: path.into(), source }),
+        };
+        let is_file = |path: &Path| Ok::<_, CloneError>(find(path)?.is_some_and(|found| found.is_file()));
+        match find(path)? {
+            Some(found) if found.is_dir() => {
+                let file = path.join(MACHINE_FILE);
+                if is_file(&path.join("machine.json"))? {
+                    return Ok(Some(Source::Saved(path.into())));
+                }
+                Ok(is_file(&file)?.then_some(Source::Off(file)))
             }
-            return file.is_file().then_some(Source::Off(file));
+            found => Ok(found.map(|_| Source::Off(path.into()))),
         }
-        path.exists().then(|| Source::Off(path.into()))
     }
 }
 

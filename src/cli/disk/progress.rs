@@ -33,15 +33,23 @@ pub(in crate::cli) struct Bar {
 impl Bar {
     /// Begins long work: from now on a signal ends it in an orderly way, and the second one at once.
     pub(in crate::cli) fn begin() -> io::Result<Self> {
+        Self::begin_with(|| {})
+    }
+
+    /// The same; the first signal has `cancel` called, on a thread of its own.
+    pub(in crate::cli) fn begin_with(cancel: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let mut cancel = Some(cancel);
         let signals = Signals::block()?;
         let signal = Arc::new(AtomicI32::new(0));
         let came = signal.clone();
         let watch = move || {
             while let Ok(next) = signals.wait(None) {
-                if let Some(Signal::End(number)) = next
-                    && came.swap(number, Ordering::Relaxed) != 0
-                {
+                let Some(Signal::End(number)) = next else { continue };
+                if came.swap(number, Ordering::Relaxed) != 0 {
                     std::process::exit(128 + number);
+                }
+                if let Some(cancel) = cancel.take() {
+                    cancel();
                 }
             }
         };

@@ -16,6 +16,7 @@ use boot::plan::PlanError;
 use super::advice::{self, MemoryVerdict, Problem};
 use super::drivers::{self, Driver};
 use super::exit::Status;
+use super::verbs::snapshot::folder_of as snapshots_of;
 use crate::host::facts::{Host, Memory};
 use crate::host::open_now::open_now;
 use crate::host::signals::Signals;
@@ -233,6 +234,10 @@ fn finish_exchange(spec: &Spec, progress: &Progress) -> Result<Option<String>, P
         progress.begin("copying the machine's disks back from a snapshot, as was begun before");
         !progress.is_stopped()
     };
+    // Beside its snapshots: of one during which its process was killed.
+    if let Some(Ok(folder)) = spec.name.as_ref().map(snapshots_of) {
+        saved::sweep_unfinished(&folder);
+    }
     let Some(finished) = saved::finish_exchange(&spec.disk, &wanted) else { return Ok(None) };
     let folder = finished.map_err(PreflightError::Exchange)?;
     Ok(Some(format!(

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgAction;
+use clap::builder::NonEmptyStringValueParser;
 
 use super::snapshot::SnapshotName;
 use crate::cli::migration_address::silence;
@@ -143,9 +144,9 @@ pub struct ShowArgs {
 pub struct StopArgs {
     /// The machine, as it was called with --name
     pub name: MachineName,
-    /// Seconds until the machine is ended by force
-    #[arg(long, value_name = "SEC", default_value_t = 90)]
-    pub timeout: u32,
+    /// Time until it is ended by force, as 40s or 2m
+    #[arg(long, value_name = "TIME", default_value = "90", value_parser = time)]
+    pub timeout: Duration,
     /// Print this help
     #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,
@@ -217,7 +218,7 @@ pub struct SaveArgs {
     /// The folder, new or empty
     #[arg(value_name = "FOLDER")]
     pub folder: PathBuf,
-    /// With copies of its disks
+    /// Copy its disks into FOLDER, too
     #[arg(long)]
     pub with_disks: bool,
     /// Save it while it runs, and let it run on
@@ -283,7 +284,7 @@ pub struct MigrateArgs {
     /// A command, unix:PATH or tcp:127.0.0.1:PORT
     ///
     /// The command leads to `minivmm receive`: the stream is on its standard input and output. tcp is for this host alone: it is neither encrypted nor authenticated.
-    #[arg(long, value_name = "TARGET")]
+    #[arg(long, value_name = "TARGET", value_parser = NonEmptyStringValueParser::new())]
     pub to: String,
     /// Copy the disks, too
     ///
@@ -310,6 +311,15 @@ pub struct MigrateArgs {
     /// Print this help
     #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,
+}
+
+/// A time: seconds, or with its unit.
+fn time(text: &str) -> Result<Duration, &'static str> {
+    const UNITS: [(&str, u64); 3] = [("ms", 1), ("s", 1000), ("m", 60_000)];
+    let in_unit = |(unit, millis)| Some((text.strip_suffix(unit)?, millis));
+    let (number, millis) = UNITS.into_iter().find_map(in_unit).unwrap_or((text, 1000));
+    let number = number.parse().map(|number: u32| Duration::from_millis(u64::from(number) * millis));
+    number.map_err(|_| "give seconds, such as 40, or a time with its unit, such as 40s, 500ms or 2m")
 }
 
 /// A pause.
@@ -348,6 +358,16 @@ fn at_least_one(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn time_is_in_seconds_or_has_a_unit() {
+        for (text, millis) in [("0", 0), ("40", 40_000), ("40s", 40_000), ("500ms", 500), ("2m", 120_000)] {
+            assert_eq!(time(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "s", "ms", "m", "-1", "1.5s", "1h", "5 s", "99999999999"] {
+            assert!(time(text).unwrap_err().contains("such as 40"), "{text}");
+        }
+    }
 
     #[test]
     fn limit_of_a_capture_is_a_number_of_one_at_least() {

@@ -48,6 +48,10 @@ pub(in crate::cli) fn exits(verb: &str) -> Option<Vec<(Status, &'static str)>> {
         "save" => {
             rows.push((Status::Signal(0), "ended by signal n; the machine is not saved, and as it was"))
         }
+        "migrate" => rows.push((
+            Status::Signal(0),
+            "ended by signal n; the machine has not migrated, and is here as it was",
+        )),
         "clone" => rows.push((Status::Signal(0), "ended by signal n; there is no clone")),
         "disk" => rows.push((Status::Signal(0), "ended by signal n; the work was not done")),
         _ => {}

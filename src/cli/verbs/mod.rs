@@ -111,6 +111,9 @@ pub(super) enum VerbError {
     /// A signal cancelled it.
     #[error("interrupted; the machine is as it was")]
     Interrupted(u8),
+    /// The same of a migration.
+    #[error("interrupted; {name} has not migrated, and is here as it was")]
+    Stays { name: MachineName, signal: u8 },
     /// The working directory is gone.
     #[error("{path} has no absolute path: {source}", path = path.display())]
     Path { path: PathBuf, source: io::Error },
@@ -135,7 +138,9 @@ fn sudo_kill(pid: &Option<u32>) -> String {
 pub(super) fn run(verb: &NameVerb) -> ExitCode {
     match dispatch(verb) {
         Ok(code) => code,
-        Err(error @ VerbError::Interrupted(signal)) => report_error(&error, Status::Signal(signal)).into(),
+        Err(error @ (VerbError::Interrupted(signal) | VerbError::Stays { signal, .. })) => {
+            report_error(&error, Status::Signal(signal)).into()
+        }
         Err(error) => report_error(&error, Status::Failed).into(),
     }
 }
@@ -174,7 +179,7 @@ fn post(args: &NameArgs, path: &str) -> Result<(), VerbError> {
 }
 
 /// Sends requests to one machine.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct MachineClient(RunningMachine);
 
 impl MachineClient {

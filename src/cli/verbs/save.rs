@@ -1,20 +1,24 @@
 //! `minivmm save`: writes a machine to a folder, and ends it or lets it run on. One that ends has ended, and its name is free, when this
 //! returns.
 
+use std::fmt::Display;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use diskimage::Progress;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::show::size;
 use super::wait::EndWaiter;
 use super::{ANSWER_LIMIT, MachineClient, SaveArgs, VerbError};
 use crate::cli::disk::progress::Bar;
 use crate::cli::exit::Status;
-use crate::cli::print;
+use crate::cli::{print, report};
 use crate::control::client::{ClientError, PendingRequest};
 use crate::control::save_routes::save_body;
 use crate::machine::{CopyLimits, CopyProgress, CopyReport};
+use crate::saved::summary;
 
 /// How long memory and disks may take: at the speed of a slow disk, what a large machine has.
 const COPY_LIMIT: Duration = Duration::from_secs(4 * 3600);
@@ -33,15 +37,49 @@ pub(super) fn save(args: &SaveArgs) -> Result<Status, VerbError> {
         let mut limits = CopyLimits { bandwidth: args.bandwidth, ..CopyLimits::default() };
         limits.downtime = args.downtime.unwrap_or(limits.downtime);
         let report = follow(&client, SAVE, &save_body(text, Some(limits), args.with_disks))?;
+        if !args.json {
+            say_saved(args, &folder);
+        }
         return Ok(print(&words(&report, args.json)?, Status::Done));
     }
     // Sent before, so that an end that comes at once is not missed.
     let mut waiter = EndWaiter::start(&client)?;
     follow(&client, SAVE, &save_body(text, None, args.with_disks))?;
     match waiter.end(END_LIMIT)? {
-        Some(_) => Ok(Status::Done),
+        Some(_) => {
+            say_saved(args, &folder);
+            Ok(Status::Done)
+        }
         None => Err(client.failed(ClientError::TimedOut(END_LIMIT))),
     }
+}
+
+/// Says where the machine is, and what lets it go on.
+fn say_saved(args: &SaveArgs, folder: &Path) {
+    let word = diskimage::shell_word(&args.folder);
+    let disks = if args.with_disks { " --disks NEW-FOLDER" } else { "" };
+    say(&format_args!(
+        "{} is saved in {}{}; `minivmm restore {word}{disks}` lets it go on",
+        args.name,
+        folder.display(),
+        contents(folder)
+    ));
+}
+
+/// What there is in a folder that was written just now, as far as that can be seen, and how large it is.
+pub(super) fn contents(folder: &Path) -> String {
+    summary(folder).map_or_else(
+        |_| String::new(),
+        |summary| {
+            let disks: String = summary.disks.iter().map(|disk| format!(", {disk}")).collect();
+            format!(" (memory{disks}: {} on the host)", size(summary.size))
+        },
+    )
+}
+
+/// A message beside the output.
+pub(super) fn say(what: &dyn Display) {
+    report::message(&format_args!("minivmm: {what}\n"));
 }
 
 /// What it has cost.

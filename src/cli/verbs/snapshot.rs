@@ -10,14 +10,14 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use super::save::follow;
+use super::save::{contents, follow, say};
 use super::show::{listing, size};
 use super::{MachineClient, RevertArgs, ShowArgs, SnapshotArgs, VerbError};
 use crate::cli::state_folder::{remove_hidden, state_folder};
 use crate::control::save_routes::snapshot_body;
 use crate::host::clock::LocalTime;
 use crate::image::printable;
-use crate::saved::{SavedMachineError, SavedSummary, is_disk_in_use, overlay_on, summary};
+use crate::saved::{SavedMachineError, SavedSummary, is_disk_in_use, overlay_on, summary, sweep_unfinished};
 use crate::spec::MachineName;
 
 /// Name of a snapshot: as that of a machine.
@@ -92,7 +92,14 @@ pub(super) fn snapshot(args: &SnapshotArgs) -> Result<(), VerbError> {
     }
     DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed(&folder))?;
     let body = snapshot_body(target.to_str().ok_or_else(|| VerbError::NotUtf8(target.clone()))?);
-    follow(&client, "/v1/snapshot", &body).map(drop)
+    follow(&client, "/v1/snapshot", &body)?;
+    let name = args.snapshot.0.as_str();
+    say(&format_args!(
+        "{machine} has the snapshot {name} in {}{}; `minivmm revert {machine} {name}` takes it back there",
+        target.display(),
+        contents(&target)
+    ));
+    Ok(())
 }
 
 /// Takes a running machine back. What was lost is said.
@@ -139,6 +146,7 @@ fn delete(machine: &MachineName, folder: &Path, name: &str) -> Result<(), Snapsh
     if !remove_hidden(folder, name).map_err(failed(folder))? {
         return Err(SnapshotError::None { machine: machine.clone(), name: name.to_owned() });
     }
+    sweep_unfinished(folder);
     // The last one takes the folder along.
     let _ = fs::remove_dir(folder);
     Ok(())

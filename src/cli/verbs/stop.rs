@@ -28,7 +28,7 @@ const CONFLICT: u16 = 409;
 
 pub(super) fn stop(args: &StopArgs) -> Result<(), VerbError> {
     let client = MachineClient::find(&args.name)?;
-    let limit = Duration::from_secs(args.timeout.into());
+    let limit = args.timeout;
     let until = Instant::now() + limit;
     if !client.0.has_socket() {
         return by_signals(&client, Some(limit));
@@ -48,7 +48,8 @@ pub(super) fn stop(args: &StopArgs) -> Result<(), VerbError> {
     let Some(waiter) = waiter else { return end_by_force(&client, limit) };
     report::message(&format_args!(
         "minivmm: the guest of {} did not shut down within {} s; the machine is ended\n",
-        args.name, args.timeout
+        args.name,
+        limit.as_secs_f64()
     ));
     kill_machine(&client, Some(waiter))
 }

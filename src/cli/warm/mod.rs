@@ -19,6 +19,7 @@ use super::exit::Status;
 use super::verbs::{ListArgs, listing, size};
 use super::{print, report_error};
 use crate::host::clock::LocalTime;
+use crate::image::printable;
 use crate::saved::{SavedSummary, summary};
 use crate::spec::MachineName;
 
@@ -147,11 +148,13 @@ fn list(json: bool) -> Result<String, WarmError> {
         };
         return serde_json::to_string_pretty(&list).map_err(failed);
     }
-    let rows = list.into_iter().map(|Listed { name, summary, problem, .. }| match summary {
-        Some(SavedSummary { saved_at, size: bytes, memory, .. }) => {
-            vec![name, LocalTime::at(saved_at).seconds(), size(bytes), size(memory)]
-        }
-        None => vec![name, problem.unwrap_or_default()],
+    // Behind the table, whose columns a sentence would make wide.
+    let problems = list.iter().filter_map(|Listed { name, problem, .. }| Some((name, problem.as_ref()?)));
+    let problems: String =
+        problems.map(|(name, problem)| format!("\n{}: {problem}", printable(name))).collect();
+    let rows = list.into_iter().filter_map(|Listed { name, summary, .. }| {
+        let SavedSummary { saved_at, size: bytes, memory, .. } = summary?;
+        Some(vec![printable(&name), LocalTime::at(saved_at).seconds(), size(bytes), size(memory)])
     });
-    Ok(listing(["NAME", "TIME", "SIZE", "MEM"], rows))
+    Ok(listing(["NAME", "TIME", "SIZE", "MEM"], rows) + &problems)
 }

@@ -22,6 +22,17 @@ pub enum DiskError {
         /// Its path.
         path: PathBuf,
     },
+    /// What an overlay lies on does not exist.
+    #[error(
+        "there is no disk {}, on which the overlay {} lies, which is of no use without it; put it there again, or correct the path",
+        base.display(), overlay.display()
+    )]
+    NoBase {
+        /// The base.
+        base: PathBuf,
+        /// The overlay.
+        overlay: PathBuf,
+    },
     /// It is a folder, a FIFO or a terminal.
     #[error("{} is {what}, and a disk must be a raw image file or a block device", path.display())]
     NotADisk {

@@ -3,29 +3,41 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::error::DiskError;
 use crate::host::lock::user;
-use crate::host::new_file::NewFile;
+use crate::host::new_file::{NewFile, folder};
 use crate::host::open_now::open_now;
 use crate::spec::DiskSpec;
 
 /// Most bytes of a mark that are read: a path, and less than 200 bytes.
 const MOST: u64 = 8192;
 
-/// The mark of the image at `path`, whatever link leads there.
+/// The mark of the image at `path`, whatever link leads there, or that is to be there.
 fn place(path: &Path) -> io::Result<PathBuf> {
-    let path = fs::canonicalize(path)?;
+    let (path, _) = image_place(path)?;
     let name = path.file_name().map(OsStr::as_bytes).unwrap_or_default();
     let mut mark = OsString::from(".");
     // Room for the rest in a name of 255 bytes.
     mark.push(OsStr::from_bytes(name.get(..200).unwrap_or(name)));
     mark.push(".exchange");
     Ok(path.with_file_name(mark))
+}
+
+/// The path of an image, whatever link leads there, and whether it is there: one that is missing would be in its folder.
+pub(crate) fn image_place(path: &Path) -> io::Result<(PathBuf, bool)> {
+    match (fs::canonicalize(path), path.file_name()) {
+        (Err(error), Some(name))
+            if error.kind() == ErrorKind::NotFound && fs::symlink_metadata(path).is_err() =>
+        {
+            Ok((fs::canonicalize(folder(path))?.join(name), false))
+        }
+        (found, _) => Ok((found?, true)),
+    }
 }
 
 /// Which file an image is.

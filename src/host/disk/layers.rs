@@ -62,7 +62,14 @@ fn open_with(spec: &DiskSpec, opener: &mut ImageOpener, folder: &Path) -> Result
 /// The images that have a name.
 fn open_below(spec: &DiskSpec, opener: &mut ImageOpener) -> Result<Image, DiskError> {
     let writes = !spec.read_only && !spec.snapshot;
-    let base = lowest(spec, writes && spec.overlay.is_none(), opener)?;
+    let base = lowest(spec, writes && spec.overlay.is_none(), opener);
+    let base = base.map_err(|error| match (error, &spec.overlay) {
+        // An empty image beneath it would be another disk.
+        (DiskError::NotFound { path }, Some(overlay)) if path == spec.path && exists(overlay) => {
+            DiskError::NoBase { base: path, overlay: overlay.clone() }
+        }
+        (error, _) => error,
+    })?;
     match &spec.overlay {
         // Nothing is there yet, and nothing will be: the temporary file lies on the base.
         Some(overlay) if spec.snapshot && !exists(overlay) => Ok(base),

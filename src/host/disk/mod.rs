@@ -43,7 +43,7 @@ pub(crate) use copy::{WrittenFile, base_of, copy_file, write_zeros};
 pub(crate) use drive::{Drive, DriveError};
 pub(crate) use engine::EngineKind;
 pub use error::DiskError;
-pub(crate) use exchange::{ExchangeMark, cut_exchange};
+pub(crate) use exchange::{ExchangeMark, cut_exchange, image_place};
 pub(crate) use format::IMAGE_FORMATS;
 #[cfg_attr(not(feature = "cli"), allow(unused_imports, reason = "migrations are the command's"))]
 pub(crate) use hand_over::TakeBackError;

@@ -19,7 +19,8 @@ pub(super) const PRIVILEGES: u32 = 0o6000;
 /// The owner that the guest sees of files of others: `nobody`.
 const NOBODY: u32 = 65534;
 
-/// Who a file is: no other one has been or will be so, not even one with the number of a removed file.
+/// Who a file is: no other one has been or will be so, not even one with the number of a removed file, where the file system knows when
+/// its files were made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Identity {
@@ -59,6 +60,12 @@ pub(super) fn stat_at(folder: impl AsFd, name: &[u8]) -> rustix::io::Result<Stat
 }
 
 impl SharedFolder {
+    /// Who a file of this folder is.
+    pub(super) fn identify(&self, stat: &Statx) -> Identity {
+        let identity = Identity::of(stat);
+        if self.keeps_births { identity } else { Identity { born: (0, 0), ..identity } }
+    }
+
     /// What the guest is shown of a file.
     pub(super) fn attr(&self, stat: &Statx, owned: Option<Override>) -> Attr {
         // Files of this user and of root belong to the guest's root, whose commands make and use them.

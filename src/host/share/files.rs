@@ -16,11 +16,11 @@ use rustix::io::retry_on_intr;
 use serde_json::Value;
 use virtio::fs::{
     Answer, Attr, Caching, Caller, Change, Entry, Errno, FileSystem, Handle, Listing, Lock, LockKind, Name,
-    New, Node, OpenMode, Rename, Seek, SetTime, SetXattr, Space, Usage, Work,
+    New, Node, OpenMode, Rename, Seek, SetTime, SetXattr, Space, Usage, Work, WriteAt,
 };
 use virtio::memory::{Memory, Segment};
 
-use super::attributes::{FILE, Identity, KIND, LINK, PRIVILEGES, stat_at, stat_of};
+use super::attributes::{FILE, KIND, LINK, PRIVILEGES, stat_at, stat_of};
 use super::folders::open_beneath;
 use super::handles::Open;
 use super::nodes::{ROOT, Slot};
@@ -62,7 +62,7 @@ impl Share {
         owned: Option<Override>,
     ) -> Answer<Entry> {
         let stat = stat_at(folder, name.bytes()).map_err(errno)?;
-        let slot = self.nodes.intern(parent, name.bytes(), Identity::of(&stat), true)?;
+        let slot = self.nodes.intern(parent, name.bytes(), self.folder.identify(&stat), true)?;
         if let Some(owned) = owned
             && self.keeps_owners()
             && let Err(error) = self.keep_override(slot, owned)
@@ -90,7 +90,26 @@ impl Share {
         let flags = self.flags(mode) | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = open_beneath(folder, name, flags, Mode::empty())?;
         let stat = stat_of(&file).map_err(errno)?;
+        self.may_use(&file, &stat)?;
         if u32::from(stat.stx_mode) & KIND == FILE { Ok((file, stat)) } else { Err(Errno::STALE) }
+    }
+
+    /// Opens a name that nothing is known of but that it is there. What is no file is not opened at all, as that alone does
+    /// something with a device or a FIFO.
+    fn open_found(&self, folder: &OwnedFd, name: &[u8], mode: OpenMode) -> Answer<OwnedFd> {
+        let found = open_beneath(folder, name, OFlags::PATH, Mode::empty())?;
+        let stat = stat_of(&found).map_err(errno)?;
+        self.may_use(&found, &stat)?;
+        if u32::from(stat.stx_mode) & KIND != FILE {
+            return Err(Errno::STALE);
+        }
+        self.opened_anew(&found, mode)
+    }
+
+    /// Opens what a descriptor is of once more, by the kernel's link to it.
+    fn opened_anew(&self, open: &OwnedFd, mode: OpenMode) -> Answer<OwnedFd> {
+        let flags = self.flags(mode) | OFlags::CLOEXEC;
+        rustix::fs::open(proc_path(open, None).as_slice(), flags, Mode::empty()).map_err(errno)
     }
 
     fn flags(&self, mode: OpenMode) -> OFlags {
@@ -99,10 +118,8 @@ impl Share {
             (false, true) => OFlags::WRONLY,
             (true, true) => OFlags::RDWR,
         };
-        let append = mode.append && !self.collects_writes;
-        access
-            | if append { OFlags::APPEND } else { OFlags::empty() }
-            | if mode.sync { OFlags::SYNC } else { OFlags::empty() }
+        // Never O_APPEND: each write says by itself where it goes, and pages of a mapping have their places.
+        access | if mode.sync { OFlags::SYNC } else { OFlags::empty() }
     }
 
     /// A number for an open file or folder of `node`.
@@ -121,18 +138,30 @@ impl Share {
         }
         let found = self.place(slot).and_then(|(folder, name)| self.open_file(&folder, &name, mode));
         match found {
-            Ok((file, stat)) if Identity::of(&stat) == identity => Ok(file),
+            Ok((file, stat)) if self.folder.identify(&stat) == identity => Ok(file),
             Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => self.open_again(slot, mode),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The same, but a guest that collects writes reads too, which its user need not be allowed to.
+    pub(super) fn open_as_may_be(&mut self, slot: Slot, mode: OpenMode) -> Answer<OwnedFd> {
+        match self.open_node(slot, mode) {
+            Err(Errno::ACCES) if mode.write && !mode.read && self.collects_writes => {
+                self.collects_writes = false;
+                let file = self.open_node(slot, mode);
+                self.collects_writes = true;
+                file
+            }
+            file => file,
         }
     }
 
     /// Opens a file without a name that the guest has open, by the kernel's link to that open file.
     fn open_again(&self, slot: Slot, mode: OpenMode) -> Answer<OwnedFd> {
         let open = self.any_open(slot).ok_or(Errno::STALE)?;
-        let flags = self.flags(mode) | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(proc_path(&open, None).as_slice(), flags, Mode::empty());
-        opened.map_err(|error| if error == rustix::io::Errno::NOENT { Errno::STALE } else { errno(error) })
+        self.opened_anew(&open, mode)
+            .map_err(|error| if error == Errno::NOENT { Errno::STALE } else { error })
     }
 
     /// Opens the folder of a node for listing.
@@ -156,9 +185,11 @@ impl Share {
             Ok((folder, name)) => open_beneath(folder, &name, OFlags::PATH, Mode::empty())?,
             Err(_) => open_beneath(&self.folder.root, b".", OFlags::PATH, Mode::empty())?,
         };
-        if Identity::of(&stat_of(&path).map_err(errno)?) != identity {
+        let stat = stat_of(&path).map_err(errno)?;
+        if self.folder.identify(&stat) != identity {
             return Err(Errno::STALE);
         }
+        self.may_use(&path, &stat)?;
         rustix::fs::chmod(proc_path(&path, None).as_slice(), mode).map_err(errno)
     }
 
@@ -180,10 +211,9 @@ impl Share {
         if let Some(open) = handle.cloned().or_else(|| self.any_open(slot)) {
             return rustix::fs::futimens(open, &times).map_err(errno);
         }
-        let (folder, name) = match self.place(slot) {
-            Ok(place) => place,
-            Err(_) if slot == ROOT => (self.folder.root.clone(), b".".as_slice().into()),
-            Err(error) => return Err(error),
+        let (folder, name) = match slot {
+            ROOT => (self.folder.root.clone(), b".".as_slice().into()),
+            _ => self.known_place(slot)?,
         };
         let name = OsStr::from_bytes(&name);
         rustix::fs::utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(errno)
@@ -208,7 +238,7 @@ impl Share {
     /// A name in the table follows one that was renamed on the host.
     fn follow(&mut self, folder: &Arc<OwnedFd>, parent: Slot, name: Name<'_>) {
         if let Ok(stat) = stat_at(folder, name.bytes())
-            && let Some(slot) = self.nodes.find(Identity::of(&stat))
+            && let Some(slot) = self.nodes.find(self.folder.identify(&stat))
         {
             self.nodes.rename(slot, parent, name.bytes());
         }
@@ -232,7 +262,7 @@ impl FileSystem for Share {
         let parent = self.nodes.slot(parent)?;
         let folder = self.folder(parent)?;
         let stat = stat_at(folder, name.bytes()).map_err(errno)?;
-        let slot = self.nodes.intern(parent, name.bytes(), Identity::of(&stat), false)?;
+        let slot = self.nodes.intern(parent, name.bytes(), self.folder.identify(&stat), false)?;
         self.entry(slot, &stat)
     }
 
@@ -291,6 +321,7 @@ impl FileSystem for Share {
 
     fn make(&mut self, parent: Node, name: Name<'_>, new: New<'_>, caller: Caller) -> Answer<Entry> {
         self.may_write()?;
+        self.nodes.may_grow()?;
         let parent = self.nodes.slot(parent)?;
         let folder = self.folder(parent)?;
         let at = OsStr::from_bytes(name.bytes());
@@ -317,8 +348,13 @@ impl FileSystem for Share {
         if given & self.folder.umask != 0 {
             // The guest's umask counts, not the host's.
             let slot = self.nodes.slot(entry.node)?;
-            self.set_mode(slot, None, mode)?;
-            entry.attr = self.attr_of(slot)?;
+            match self.set_mode(slot, None, mode).and_then(|()| self.attr_of(slot)) {
+                Ok(attr) => entry.attr = attr,
+                Err(error) => {
+                    self.nodes.forget(slot, 1);
+                    return Err(error);
+                }
+            }
         }
         Ok(entry)
     }
@@ -358,7 +394,7 @@ impl FileSystem for Share {
         let at = OsStr::from_bytes(name.bytes());
         rustix::fs::linkat(from, OsStr::from_bytes(&old), &folder, at, AtFlags::empty()).map_err(errno)?;
         let stat = stat_at(&folder, name.bytes()).map_err(errno)?;
-        if Identity::of(&stat) != identity {
+        if self.folder.identify(&stat) != identity {
             // Another file had the name by then.
             let _ = rustix::fs::unlinkat(&folder, at, AtFlags::empty());
             return Err(Errno::STALE);
@@ -371,20 +407,9 @@ impl FileSystem for Share {
         if mode.write || mode.truncate {
             self.may_write()?;
         }
-        if self.handles.is_full() {
-            return Err(Errno::NFILE);
-        }
+        self.may_open()?;
         let slot = self.nodes.slot(node)?;
-        let file = match self.open_node(slot, mode) {
-            // A guest that collects writes reads too, which its user need not be allowed to.
-            Err(Errno::ACCES) if mode.write && !mode.read && self.collects_writes => {
-                self.collects_writes = false;
-                let file = self.open_node(slot, mode);
-                self.collects_writes = true;
-                file?
-            }
-            file => file?,
-        };
+        let file = self.open_as_may_be(slot, mode)?;
         if mode.truncate {
             rustix::fs::ftruncate(&file, 0).map_err(errno)?;
         }
@@ -400,15 +425,14 @@ impl FileSystem for Share {
         caller: Caller,
     ) -> Answer<(Entry, Handle)> {
         self.may_write()?;
-        if self.handles.is_full() {
-            return Err(Errno::NFILE);
-        }
+        self.may_open()?;
+        self.nodes.may_grow()?;
         let parent = self.nodes.slot(parent)?;
         let folder = self.folder(parent)?;
         let given = self.permissions(permissions, false);
         let flags = self.flags(mode) | OFlags::CREATE | OFlags::EXCL;
         let (file, is_new) = match open_beneath(&folder, name.bytes(), flags, Mode::from_raw_mode(given)) {
-            Err(Errno::EXIST) if !mode.exclusive => (self.open_file(&folder, name.bytes(), mode)?.0, false),
+            Err(Errno::EXIST) if !mode.exclusive => (self.open_found(&folder, name.bytes(), mode)?, false),
             file => (file?, true),
         };
         if is_new && given & self.folder.umask != 0 {
@@ -418,7 +442,7 @@ impl FileSystem for Share {
             rustix::fs::ftruncate(&file, 0).map_err(errno)?;
         }
         let stat = stat_of(&file).map_err(errno)?;
-        let slot = self.nodes.intern(parent, name.bytes(), Identity::of(&stat), is_new)?;
+        let slot = self.nodes.intern(parent, name.bytes(), self.folder.identify(&stat), is_new)?;
         let handle = match self.opened(file, slot, mode, false) {
             Ok(handle) => handle,
             Err(error) => {
@@ -437,9 +461,7 @@ impl FileSystem for Share {
     }
 
     fn open_folder(&mut self, node: Node) -> Answer<Handle> {
-        if self.handles.is_full() {
-            return Err(Errno::NFILE);
-        }
+        self.may_open()?;
         let slot = self.nodes.slot(node)?;
         let folder = self.open_for_listing(slot)?;
         self.opened(folder, slot, OpenMode { read: true, ..OpenMode::default() }, true)
@@ -471,13 +493,16 @@ impl FileSystem for Share {
     fn write(
         &mut self,
         handle: Handle,
-        offset: u64,
+        at: WriteAt,
         memory: &Memory,
         from: &[Segment],
         drops_privileges: bool,
     ) -> Answer<u64> {
         let file = self.handles.fd(handle)?;
-        let written = retried(|| self.vecs.write_at(&file, memory, from, offset))?;
+        let written = retried(|| match at {
+            WriteAt::Offset(offset) => self.vecs.write_at(&file, memory, from, offset),
+            WriteAt::End => self.vecs.append(&file, memory, from),
+        })?;
         if drops_privileges && self.keeps_owners() {
             let slot = self.handles.get(handle)?.node;
             let change = Change { drops_privileges, ..Change::default() };
@@ -495,6 +520,10 @@ impl FileSystem for Share {
     }
 
     fn sync_all(&mut self) -> Answer<Work> {
+        // Whoever may not write has nothing to sync, and this is the host's whole file system.
+        if self.folder.options.read_only {
+            return Ok(Work::sync(|| Ok(())));
+        }
         let root = self.folder.root.clone();
         Ok(Work::sync(move || rustix::fs::syncfs(root).map_err(errno)))
     }

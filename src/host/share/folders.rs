@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, ResolveFlags, Statx};
 use virtio::fs::{Answer, Errno};
 
-use super::attributes::{Identity, stat_at, stat_of};
+use super::attributes::{stat_at, stat_of};
 use super::errno;
 use super::nodes::{ROOT, Slot};
 use super::{Share, SharedFolder};
@@ -25,6 +25,8 @@ pub(super) fn open_beneath(folder: impl AsFd, path: &[u8], flags: OFlags, mode: 
         left -= 1;
         match rustix::fs::openat2(&folder, OsStr::from_bytes(path), flags, mode, resolve) {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) if left > 0 => {}
+            // A link where there was none, or a way out of the folder.
+            Err(rustix::io::Errno::LOOP | rustix::io::Errno::XDEV) => return Err(Errno::STALE),
             result => return result.map_err(errno),
         }
     }
@@ -57,9 +59,11 @@ impl Share {
             Errno::NOENT | Errno::NOTDIR => Errno::STALE,
             error => error,
         })?;
-        if Identity::of(&stat_of(&opened).map_err(errno)?) != identity {
+        let stat = stat_of(&opened).map_err(errno)?;
+        if self.folder.identify(&stat) != identity {
             return Err(Errno::STALE);
         }
+        self.may_use(&opened, &stat)?;
         let opened = Arc::new(opened);
         self.nodes.keep_open(slot, opened.clone());
         Ok(opened)
@@ -73,6 +77,14 @@ impl Share {
         let file = self.nodes.get(slot)?;
         let (parent, name) = (file.parent, file.name.clone());
         Ok((self.folder(parent)?, name))
+    }
+
+    /// The same of a file that has its name still.
+    pub(super) fn known_place(&mut self, slot: Slot) -> Answer<(Arc<OwnedFd>, Box<[u8]>)> {
+        let identity = self.nodes.get(slot)?.identity;
+        let (folder, name) = self.place(slot)?;
+        let stat = stat_at(&folder, &name).map_err(errno)?;
+        if self.folder.identify(&stat) == identity { Ok((folder, name)) } else { Err(Errno::STALE) }
     }
 
     /// What the host says of a file that is known: of the one at its name if that is still the same, or of an open one.
@@ -90,7 +102,7 @@ impl Share {
             Err(error) => Err(error),
         };
         match found {
-            Ok(stat) if Identity::of(&stat) == identity => Ok(stat),
+            Ok(stat) if self.folder.identify(&stat) == identity => Ok(stat),
             Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => {
                 let open = self.any_open(slot).ok_or(Errno::STALE)?;
                 stat_of(open).map_err(errno)
@@ -133,7 +145,7 @@ fn walk(folder: &SharedFolder, names: &[&[u8]]) -> Answer<OwnedFd> {
 impl super::nodes::Nodes {
     /// Keeps a folder's descriptor, and closes that of another if there are too many.
     fn keep_open(&mut self, slot: Slot, folder: Arc<OwnedFd>) {
-        while self.open.len() >= self.most_open {
+        while self.open.len() >= self.most_open() {
             self.close_folders(1);
         }
         if let Ok(file) = self.get_mut(slot) {

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::SeekFrom;
 use virtio::fs::{Answer, Entry, Handle, Listing, UNKNOWN_INO};
 
-use super::attributes::{Identity, stat_at};
+use super::attributes::stat_at;
 use super::nodes::Slot;
 use super::{Share, errno, sys};
 
@@ -118,7 +118,7 @@ impl Share {
     /// What a name is, unless it is gone already.
     fn entry_of(&mut self, parent: Slot, folder: &OwnedFd, name: &[u8]) -> Option<Entry> {
         let stat = stat_at(folder, name).ok()?;
-        let slot = self.nodes.intern(parent, name, Identity::of(&stat), false).ok()?;
+        let slot = self.nodes.intern(parent, name, self.folder.identify(&stat), false).ok()?;
         self.entry(slot, &stat).ok()
     }
 }

@@ -16,7 +16,7 @@ use super::state::SavedLock;
 use super::{Share, errno, sys};
 
 /// Most ranges that are locked by fcntl(2) in a share.
-const MOST_RANGES: usize = 4096;
+const MOST_RANGES: usize = 1024;
 
 /// A range that an owner has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +55,11 @@ struct Ranges {
 pub(super) struct Locks(HashMap<Slot, Ranges>);
 
 impl Locks {
+    /// Files that are open for their locks.
+    pub(super) fn files(&self) -> usize {
+        self.0.len()
+    }
+
     fn count(&self) -> usize {
         self.0.values().map(|ranges| ranges.held.len()).sum()
     }
@@ -189,6 +194,8 @@ impl Share {
 
     /// An open file for a node's locks: one that may both read and write, since each kind of lock needs one of them.
     fn lock_file(&mut self, node: Slot) -> Option<Arc<OwnedFd>> {
+        // Else the asker's own open file will do.
+        self.may_open().ok()?;
         let both = OpenMode { read: true, write: true, ..OpenMode::default() };
         let read = OpenMode { write: false, ..both };
         let modes = if self.folder.options.read_only { [read, read] } else { [both, read] };

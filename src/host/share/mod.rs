@@ -3,7 +3,8 @@
 //! Nothing outside of the folder is reachable. A name of the guest is one component without `/` and is never `..`; it is looked
 //! up in the descriptor of its folder and no link is followed, by the host's kernel neither in the last place. Where several names are walked at
 //! once, or a file is opened, openat2(2) gets RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS and RESOLVE_NO_MAGICLINKS. A second machine
-//! that moves folders at the same time changes nothing of that.
+//! that moves folders at the same time changes nothing of that. File systems that are mounted in the folder are shared too, but those
+//! that are the kernel's own ([`mounts`]).
 //!
 //! What is known of a file is its name below its folder and its identity. Folders have a descriptor while they are in a bounded
 //! cache, open files have one; any other is found again by its names, and must be the same file then.
@@ -14,11 +15,13 @@ mod folders;
 mod handles;
 mod listing;
 mod locks;
+mod mounts;
 mod nodes;
 mod opening;
 mod owners;
 mod state;
 mod sys;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -59,12 +62,22 @@ impl Share {
     fn new(folder: Arc<SharedFolder>) -> Self {
         Share {
             nodes: Nodes::new(&folder),
-            handles: Handles::new(folder.most_handles()),
+            handles: Handles::new(folder.limits.handles),
             entries: Entries::default(),
             locks: Locks::default(),
             vecs: IoVecs::default(),
             collects_writes: false,
             folder,
+        }
+    }
+
+    /// Refuses to open more than there may be.
+    fn may_open(&self) -> Answer<()> {
+        // A file with locks is open once more.
+        if self.handles.len() + self.locks.files() < self.folder.limits.handles {
+            Ok(())
+        } else {
+            Err(Errno::NFILE)
         }
     }
 
@@ -79,8 +92,6 @@ fn errno(error: rustix::io::Errno) -> Errno {
     match Errno::new(error.raw_os_error()) {
         // This process has too many open files: none of the guest's doing.
         error if error == Errno::new(24) => Errno::NFILE,
-        // A link where there was none: RESOLVE_NO_SYMLINKS. A way out of the folder: RESOLVE_BENEATH.
-        error if error == Errno::LOOP || error == Errno::new(18) => Errno::STALE,
         error => error,
     }
 }

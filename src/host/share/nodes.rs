@@ -7,13 +7,15 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use virtio::fs::{Answer, Errno, Node};
+use virtio::fs::{Answer, Errno, Name, Node};
 
 use super::attributes::Identity;
-use super::opening::SharedFolder;
+use super::opening::{Limits, SharedFolder};
 
-/// Most nodes of a share, some 150 bytes each and their names.
+/// Most nodes of all shares of a machine, some 200 bytes each and their names.
 pub(super) const MOST_NODES: usize = 1 << 20;
+/// Most bytes of their names.
+pub(super) const MOST_NAMES: usize = 64 << 20;
 /// Deepest folder, from the shared one on. What the host's moves make of the table may be a circle.
 const MOST_DEPTH: usize = 4096;
 
@@ -56,7 +58,9 @@ pub(super) struct Nodes {
     known: HashMap<(u64, u64), Slot>,
     /// Folders with a descriptor, the one to go first in front.
     pub(super) open: std::collections::VecDeque<Slot>,
-    pub(super) most_open: usize,
+    /// Bytes of all names.
+    names: usize,
+    pub(super) limits: Limits,
 }
 
 impl Nodes {
@@ -66,7 +70,8 @@ impl Nodes {
             free: Vec::new(),
             known: HashMap::new(),
             open: std::collections::VecDeque::new(),
-            most_open: folder.most_folders(),
+            names: 0,
+            limits: folder.limits,
         };
         nodes.places.push(Place::default());
         let root = File::new(ROOT, &[], folder.identity);
@@ -78,6 +83,16 @@ impl Nodes {
     /// How many there are besides the root.
     pub(super) fn len(&self) -> usize {
         self.places.len() - 2 - self.free.len()
+    }
+
+    /// Refuses to know more than there may be.
+    pub(super) fn may_grow(&self) -> Answer<()> {
+        let has_room = self.len() < self.limits.nodes && self.names < self.limits.names;
+        if has_room { Ok(()) } else { Err(Errno::NFILE) }
+    }
+
+    pub(super) fn most_open(&self) -> usize {
+        self.limits.folders
     }
 
     /// The slot of a number that the guest says.
@@ -129,9 +144,7 @@ impl Nodes {
             self.rename(slot, parent, name);
             return Ok(slot);
         }
-        if self.len() >= MOST_NODES {
-            return Err(Errno::NFILE);
-        }
+        self.may_grow()?;
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {
@@ -146,6 +159,7 @@ impl Nodes {
     /// Puts a file into an empty slot.
     fn put(&mut self, slot: Slot, file: File) {
         let (parent, key) = (file.parent, (file.identity.device, file.identity.ino));
+        self.names += file.name.len();
         if let Ok(parent) = self.get_mut(parent) {
             parent.children += 1;
         }
@@ -162,8 +176,9 @@ impl Nodes {
         if slot == ROOT || slot == parent || (file.parent == parent && *file.name == *name) {
             return;
         }
-        file.name = name.into();
+        let before = std::mem::replace(&mut file.name, name.into());
         let old = std::mem::replace(&mut file.parent, parent);
+        self.names = self.names + name.len() - before.len();
         if old != parent {
             if let Ok(parent) = self.get_mut(parent) {
                 parent.children += 1;
@@ -202,7 +217,9 @@ impl Nodes {
                 return;
             }
             let (parent, key) = (file.parent, (file.identity.device, file.identity.ino));
-            if file.folder.is_some() {
+            let (len, has_folder) = (file.name.len(), file.folder.is_some());
+            self.names -= len;
+            if has_folder {
                 self.open.retain(|open| *open != slot);
             }
             if self.known.get(&key) == Some(&slot) {
@@ -245,7 +262,9 @@ impl Nodes {
         let Some(last) = saved.iter().map(|(slot, ..)| *slot).max() else { return Ok(()) };
         let most = usize::try_from(last).unwrap_or(usize::MAX);
         // A table is as long as it was once: longer than what is in use, and not beyond measure.
-        if saved.len() > MOST_NODES || most > MOST_NODES + 2 {
+        // One of several shares may have had more than it has now; what it has too many goes as the guest forgets.
+        let names: usize = saved.iter().map(|(.., file)| file.name.len()).sum();
+        if saved.len() > MOST_NODES || most > MOST_NODES + 2 || names > MOST_NAMES + Name::MAX {
             return Err("it has more files than a share knows");
         }
         self.places.resize_with(most + 1, Place::default);

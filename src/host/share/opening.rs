@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use virtio::fs::Caching;
 
 use super::attributes::{Identity, stat_of};
+use super::mounts::{is_kernels, keeps_births};
 use super::sys;
 use crate::host::lock::user;
 use crate::spec::{ShareCache, ShareLocks, ShareOwner, ShareSpec};
@@ -42,6 +43,16 @@ pub enum ShareError {
     /// It is something else.
     #[error("{path} of `--share` is no folder; name a folder, such as the one that it is in", path = path.display())]
     NoFolder {
+        /// The path.
+        path: PathBuf,
+    },
+    /// It is the kernel's.
+    #[error(
+        "{path} of `--share` is no folder of files, but what the kernel shows of the host (`findmnt -T {path}`), which is not for a guest; \
+         name another",
+        path = path.display()
+    )]
+    Kernels {
         /// The path.
         path: PathBuf,
     },
@@ -85,8 +96,36 @@ pub(crate) struct SharedFolder {
     pub(super) group: u32,
     /// Permissions that this process takes from new files.
     pub(super) umask: u32,
-    /// Files that this process may have open, as far as they are this share's to divide.
-    pub(super) most_files: usize,
+    /// Its file system knows for ever when a file was made.
+    pub(super) keeps_births: bool,
+    pub(super) limits: Limits,
+}
+
+/// What a guest can use up at most, by one share.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Files and folders that it has open.
+    pub(super) handles: usize,
+    /// Folders that are kept open for the names in them.
+    pub(super) folders: usize,
+    /// Files that it knows.
+    pub(super) nodes: usize,
+    /// Bytes of their names.
+    pub(super) names: usize,
+}
+
+impl Limits {
+    /// Of one of `count` shares in a process that may have `files` open: half of these at most, and a good tenth for folders, so that the rest
+    /// of the machine has what it needs.
+    pub(super) fn of(count: usize, files: usize) -> Self {
+        let count = count.max(1);
+        Limits {
+            handles: (files / (2 * count).max(4)).clamp(8, 1 << 16),
+            folders: (files / (8 * count).max(16)).clamp(4, 512),
+            nodes: super::nodes::MOST_NODES / count,
+            names: super::nodes::MOST_NAMES / count,
+        }
+    }
 }
 
 impl SharedFolder {
@@ -100,6 +139,10 @@ impl SharedFolder {
         let told = |error: rustix::io::Errno| told(path, error.into());
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(told)?;
         let found = stat_of(&root).map_err(told)?;
+        if is_kernels(&root).map_err(told)? {
+            return Err(ShareError::Kernels { path: path.to_path_buf() });
+        }
+        let keeps_births = keeps_births(&root).map_err(told)?;
         let caching = match spec.cache.unwrap_or_default() {
             ShareCache::Auto => Caching::Auto,
             ShareCache::Always => Caching::Always,
@@ -111,26 +154,19 @@ impl SharedFolder {
             owner: spec.owner.unwrap_or_default(),
             has_locks: spec.locks == Some(ShareLocks::Host),
         };
-        Ok(Arc::new(SharedFolder {
+        let mut folder = SharedFolder {
             identity: Identity::of(&found),
             root: Arc::new(root),
             options,
             user: user(),
             group: sys::group(),
             umask: umask(),
-            // Three leave a part to the machine, and more divide the same.
-            most_files: sys::most_open_files() / count.div_ceil(3).max(1),
-        }))
-    }
-
-    /// Most files and folders that the guest may have open: a quarter of what this process may, or less with many shares.
-    pub(super) fn most_handles(&self) -> usize {
-        (self.most_files / 4).clamp(64, 1 << 16)
-    }
-
-    /// Most folders that are kept open for the names in them.
-    pub(super) fn most_folders(&self) -> usize {
-        (self.most_files / 16).clamp(16, 512)
+            keeps_births,
+            limits: Limits::of(count, sys::most_open_files()),
+        };
+        // With the births that it goes by.
+        folder.identity = folder.identify(&found);
+        Ok(Arc::new(folder))
     }
 }
 

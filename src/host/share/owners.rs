@@ -57,7 +57,7 @@ impl Share {
             let folder = self.folder(slot)?;
             return Ok((proc_path(&folder, None), true, folder));
         }
-        let (folder, name) = self.place(slot)?;
+        let (folder, name) = self.known_place(slot)?;
         Ok((proc_path(&folder, Some(&name)), false, folder))
     }
 

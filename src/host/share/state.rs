@@ -1,16 +1,16 @@
 //! What is saved of a share: which names and open files the guest has numbers for. The files are opened again by their names, and
 //! must be the same ones; what is gone is stale (ESTALE).
 
-use devices::component::{StateError, hex};
+use devices::component::StateError;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use virtio::fs::{LockKind, OpenMode};
 
 use super::Share;
-use super::attributes::Identity;
 use super::handles::Open;
 use super::locks;
-use super::nodes::{File, ROOT, Slot};
+use super::nodes::{ROOT, Slot};
+use super::table;
 
 const KIND: &str = "virtio-fs";
 
@@ -21,22 +21,11 @@ struct SavedShare {
     /// Device of the shared folder: another one on another host.
     device: u64,
     root_lookups: u64,
-    nodes: Vec<SavedNode>,
+    /// All but the root, see [`table`].
+    nodes: String,
     handles: Vec<SavedHandle>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     locks: Vec<SavedLock>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SavedNode {
-    slot: Slot,
-    generation: u32,
-    parent: Slot,
-    #[serde(with = "hex")]
-    name: Vec<u8>,
-    identity: Identity,
-    lookups: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -69,14 +58,8 @@ fn is_none(kind: &LockKind) -> bool {
 
 impl Share {
     pub(super) fn saved(&self) -> Result<Value, StateError> {
-        let nodes = self.nodes.all().filter(|(slot, _)| *slot != ROOT).map(|(slot, file)| SavedNode {
-            slot,
-            generation: self.nodes.generation(slot),
-            parent: file.parent,
-            name: file.name.to_vec(),
-            identity: file.identity,
-            lookups: file.lookups,
-        });
+        let nodes = self.nodes.all().filter(|(slot, _)| *slot != ROOT);
+        let nodes = nodes.map(|(slot, file)| (slot, self.nodes.generation(slot), file));
         let handles = self.handles.all().map(|(slot, generation, open)| SavedHandle {
             slot,
             generation,
@@ -89,7 +72,7 @@ impl Share {
             collects_writes: self.collects_writes,
             device: self.folder.identity.device,
             root_lookups: self.nodes.get(ROOT).map_or(0, |root| root.lookups),
-            nodes: nodes.collect(),
+            nodes: table::text(nodes),
             handles: handles.collect(),
             locks: self.locks.saved(),
         };
@@ -102,17 +85,10 @@ impl Share {
         let mut new = Share::new(self.folder.clone());
         new.collects_writes = saved.collects_writes;
         let own = self.folder.identity.device;
-        let mut nodes = Vec::with_capacity(saved.nodes.len());
-        for node in saved.nodes {
-            if virtio::fs::Name::new(&node.name).is_err() {
-                return Err(damaged("a file has a name that no file can have"));
-            }
-            let mut identity = node.identity;
-            if identity.device == saved.device {
-                identity.device = own;
-            }
-            let file = File { lookups: node.lookups, ..File::new(node.parent, &node.name, identity) };
-            nodes.push((node.slot, node.generation, file));
+        let mut nodes = table::parse(&saved.nodes).map_err(damaged)?;
+        for (.., file) in &mut nodes {
+            let device = &mut file.identity.device;
+            *device = if *device == saved.device { own } else { *device };
         }
         new.nodes.restore(nodes).map_err(damaged)?;
         if let Ok(root) = new.nodes.get_mut(ROOT) {
@@ -128,7 +104,7 @@ impl Share {
             handles.push((slot, generation, Open { fd: None, node, mode, is_folder, flock }));
         }
         // A process that may have fewer files open than the one that saved has fewer: the rest is stale.
-        let (mut opened, most) = (Vec::with_capacity(handles.len()), self.folder.most_handles());
+        let (mut opened, most) = (Vec::with_capacity(handles.len()), self.folder.limits.handles);
         for handle in handles {
             let is_one_too_many = opened.len() >= most;
             opened.push(if is_one_too_many { handle } else { new.reopened(handle) });
@@ -146,7 +122,7 @@ impl Share {
         } else if self.folder.options.read_only && open.mode.write {
             Err(virtio::fs::Errno::ROFS)
         } else {
-            self.open_node(open.node, OpenMode { truncate: false, exclusive: false, ..open.mode })
+            self.open_as_may_be(open.node, OpenMode { truncate: false, exclusive: false, ..open.mode })
         };
         let fd = fd.ok().map(std::sync::Arc::new);
         let flock = if locks::flock(fd.as_ref(), open.flock).is_ok() { open.flock } else { LockKind::None };

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 use virtio::fs::{
     Answer, Caller, Change, Entry, Errno, FileSystem, Handle, Lock, LockKind, Name, New, Node, OpenMode,
-    Rename, Seek, SetTime, SetXattr, Space, Time, Work,
+    Rename, Seek, SetTime, SetXattr, Space, Time, Work, WriteAt,
 };
 use virtio::memory::{Memory, Segment};
 use virtio::testing::memory;
@@ -17,8 +17,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::spec::{ShareLocks, ShareOwner, ShareSpec};
 
-const READ: OpenMode =
-    OpenMode { read: true, write: false, append: false, sync: false, truncate: false, exclusive: false };
+const READ: OpenMode = OpenMode { read: true, write: false, sync: false, truncate: false, exclusive: false };
 const WRITE: OpenMode = OpenMode { write: true, ..READ };
 
 /// A share, what is outside of it, and a guest's memory.
@@ -72,12 +71,16 @@ impl World {
     }
 
     fn put(&mut self, handle: Handle, offset: u64, bytes: &[u8]) -> Answer<u64> {
+        self.put_at(handle, WriteAt::Offset(offset), bytes)
+    }
+
+    fn put_at(&mut self, handle: Handle, at: WriteAt, bytes: &[u8]) -> Answer<u64> {
         self.memory.write_slice(bytes, GuestAddress(0)).unwrap();
         // In two pieces.
         let half = bytes.len() / 2;
         let pieces = [(0, half), (half, bytes.len() - half)]
             .map(|(at, len)| Segment { address: GuestAddress(at as u64), len: u32::try_from(len).unwrap() });
-        self.share.write(handle, offset, &self.memory, &pieces, false)
+        self.share.write(handle, at, &self.memory, &pieces, false)
     }
 
     fn take(&mut self, handle: Handle, offset: u64) -> Answer<Vec<u8>> {
@@ -331,6 +334,9 @@ fn rights_of_the_host_are_not_given_away() {
     let (created, handle) =
         world.share.create(Node::ROOT, name(b"c"), 0o6666, WRITE, Caller::default()).unwrap();
     assert_eq!((created.attr.mode & 0o7777, mode(world.path("c"))), (0o666, 0o666));
+    // Not one that is found where a file is to be made, either.
+    let found = world.share.create(Node::ROOT, name(b"fifo"), 0o600, WRITE, Caller::default());
+    assert_eq!(found.unwrap_err(), Errno::STALE);
     // A file that becomes a FIFO is not opened.
     world.share.release(handle);
     fs::rename(world.path("fifo"), world.path("c")).unwrap();
@@ -400,7 +406,7 @@ fn a_hundred_thousand_files_take_few_descriptors_and_go_when_forgotten() {
 #[test]
 fn descriptors_of_folders_are_bounded_and_come_again() {
     let mut world = World::new();
-    world.share.nodes.most_open = 16;
+    world.share.nodes.limits.folders = 16;
     let mut nodes = Vec::new();
     for n in 0..100 {
         let node = world.folder(Node::ROOT, &n.to_string());
@@ -412,6 +418,55 @@ fn descriptors_of_folders_are_bounded_and_come_again() {
         assert!(world.share.nodes.open.len() <= 16);
     }
     assert!(world.path("0/in/f").exists() && world.path("99/in/f").exists());
+}
+
+#[test]
+fn the_kernels_own_file_systems_are_not_shared_with_the_folder_that_they_are_mounted_in() {
+    let world = World::new();
+    let mut share = Share::new(SharedFolder::open(&ShareSpec::new("/"), 1).unwrap());
+    let proc = share.lookup(Node::ROOT, name(b"proc")).unwrap().node;
+    for inside in ["self", "1", "meminfo"] {
+        assert_eq!(share.lookup(proc, name(inside.as_bytes())).unwrap_err(), Errno::ACCES, "{inside}");
+    }
+    assert_eq!(share.open_folder(proc).unwrap_err(), Errno::ACCES);
+    let refused = SharedFolder::open(&ShareSpec::new("/proc/self"), 1).unwrap_err();
+    assert!(matches!(refused, ShareError::Kernels { .. }), "{refused}");
+    // Other mounts are.
+    assert!(world.path("").exists() && share.lookup(Node::ROOT, name(b"dev")).is_ok());
+}
+
+#[test]
+fn limits_are_divided_among_shares_and_leave_the_machine_its_part() {
+    for (count, files) in [(1, 1024), (3, 1024), (24, 1024), (24, 1 << 20), (2, 64)] {
+        let limits = opening::Limits::of(count, files);
+        assert!(
+            (limits.handles + limits.folders) * count <= files * 3 / 4 || files < 1024,
+            "{count} {limits:?}"
+        );
+        assert!(limits.nodes * count <= nodes::MOST_NODES && limits.names * count <= nodes::MOST_NAMES);
+        assert!(limits.handles > 0 && limits.folders > 0);
+    }
+    let mut world = World::new();
+    world.share.nodes.limits.nodes = 2;
+    world.create("a");
+    world.create("b");
+    let made = world.share.make(Node::ROOT, name(b"c"), New::Folder(0o755), Caller::default());
+    assert_eq!((made.unwrap_err(), world.path("c").exists()), (Errno::NFILE, false));
+}
+
+#[test]
+fn births_do_not_count_where_they_change() {
+    let world = World::new();
+    let mut stat = attributes::stat_of(&world.share.folder.root).unwrap();
+    let mut folder = SharedFolder {
+        keeps_births: false,
+        ..Arc::into_inner(SharedFolder::open(&ShareSpec::new(world.path("")), 1).unwrap()).unwrap()
+    };
+    let before = folder.identify(&stat);
+    stat.stx_btime.tv_sec += 1;
+    assert_eq!(folder.identify(&stat), before);
+    folder.keeps_births = true;
+    assert_ne!(folder.identify(&stat), before);
 }
 
 #[test]
@@ -557,17 +612,19 @@ fn appends_and_truncations_do_what_they_say() {
     let mut world = World::new();
     fs::write(world.path("a"), "0123").unwrap();
     let node = world.node("a");
-    let append = world.share.open(node, OpenMode { append: true, ..WRITE }).unwrap();
-    world.put(append, 0, b"45").unwrap();
-    assert_eq!(fs::read(world.path("a")).unwrap(), b"012345");
+    let append = world.share.open(node, WRITE).unwrap();
+    world.put_at(append, WriteAt::End, b"45").unwrap();
+    // A page of a mapping of the same open file has its place.
+    world.put(append, 1, b"_").unwrap();
+    assert_eq!(fs::read(world.path("a")).unwrap(), b"0_2345");
     let empty = world.share.open(node, OpenMode { truncate: true, ..WRITE }).unwrap();
     assert_eq!(fs::metadata(world.path("a")).unwrap().len(), 0);
     world.put(empty, 0, b"x").unwrap();
-    // A guest that collects writes appends by itself.
+    // A guest that collects writes reads, too.
     world.share.collects_writes = true;
-    let append = world.share.open(node, OpenMode { append: true, read: false, ..WRITE }).unwrap();
-    world.put(append, 0, b"y").unwrap();
-    assert_eq!(world.take(append, 0), Ok(b"y".to_vec()));
+    let other = world.share.open(node, OpenMode { read: false, ..WRITE }).unwrap();
+    world.put(other, 0, b"y").unwrap();
+    assert_eq!(world.take(other, 0), Ok(b"y".to_vec()));
 }
 
 #[test]
@@ -614,7 +671,7 @@ fn owners_and_rights_can_be_kept_in_attributes() {
     assert_eq!(fs::metadata(world.path("f")).unwrap().mode() & 0o7777, 0o711);
     // A write takes the rights away.
     let piece = [Segment { address: GuestAddress(0), len: 4 }];
-    world.share.write(handle, 0, &world.memory, &piece, true).unwrap();
+    world.share.write(handle, WriteAt::Offset(0), &world.memory, &piece, true).unwrap();
     assert_eq!(world.share.attr(entry.node, None).unwrap().mode, 0o100_711);
     world.share.release(handle);
     assert_eq!(world.find(Node::ROOT, "f").unwrap().attr.gid, 100);
@@ -684,15 +741,24 @@ fn saved_share_that_is_damaged_is_refused_and_changes_nothing() {
     world.folder(folder, "e");
     let (_, handle) = world.create("a");
     let good = world.share.save().unwrap();
+    // The table of nodes with a change: of `d`, `e` in it and `a`.
+    let nodes = |change: &dyn Fn(&mut Vec<(nodes::Slot, u32, nodes::File)>)| {
+        let mut nodes = table::parse(good["nodes"].as_str().unwrap()).unwrap();
+        change(&mut nodes);
+        let files = nodes.iter().map(|(slot, generation, file)| (*slot, *generation, file));
+        serde_json::Value::from(table::text(files))
+    };
+    assert_eq!(nodes(&|_| ()), good["nodes"]);
     for (place, odd) in [
-        ("/nodes/0/slot", serde_json::json!(1)),
-        ("/nodes/0/slot", serde_json::json!(u32::MAX)),
-        ("/nodes/1/slot", serde_json::json!(2)),
-        ("/nodes/0/parent", serde_json::json!(4)),
-        ("/nodes/0/parent", serde_json::json!(0)),
-        ("/nodes/0/name", serde_json::json!("2e2e")),
-        ("/nodes/0/name", serde_json::json!("612f62")),
-        ("/nodes/0/name", serde_json::json!("")),
+        ("/nodes", nodes(&|all| all[0].0 = 1)),
+        ("/nodes", nodes(&|all| all[2].0 = u32::MAX)),
+        ("/nodes", nodes(&|all| all[1].0 = all[0].0)),
+        ("/nodes", nodes(&|all| all[0].2.parent = 4)),
+        ("/nodes", nodes(&|all| all[0].2.parent = 0)),
+        ("/nodes", nodes(&|all| all[0].2.name = b"..".as_slice().into())),
+        ("/nodes", nodes(&|all| all[0].2.name = b"a/b".as_slice().into())),
+        ("/nodes", nodes(&|all| all[0].2.name = b"".as_slice().into())),
+        ("/nodes", serde_json::json!("=")),
         ("/handles/0/node", serde_json::json!(77)),
         ("/handles/0/slot", serde_json::json!(u32::MAX)),
         ("/nodes", serde_json::json!({})),
@@ -704,7 +770,7 @@ fn saved_share_that_is_damaged_is_refused_and_changes_nothing() {
     }
     // A circle is found when it is walked.
     let mut state = good.clone();
-    *state.pointer_mut("/nodes/0/parent").unwrap() = serde_json::json!(3);
+    state["nodes"] = nodes(&|all| all[0].2.parent = 3);
     world.share.load(&state).unwrap();
     assert_eq!(world.find(folder, "e").unwrap_err(), Errno::STALE);
     world.share.load(&good).unwrap();

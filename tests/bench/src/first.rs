@@ -34,7 +34,8 @@ pub fn run() -> Result<()> {
         for ((name, line), seen) in commands.iter().zip(&mut seen) {
             let out = lab.exec(&Cmd::sh(format!("exec bash first.sh {name} {line}")).limit(LIMIT))?;
             let text = out.text();
-            let numbers: Vec<f64> = text.split_whitespace().skip(1).map(str::parse).collect::<Result<_, _>>().unwrap_or_default();
+            let numbers: Vec<f64> =
+                text.split_whitespace().skip(1).map(str::parse).collect::<Result<_, _>>().unwrap_or_default();
             ensure!(numbers.len() == seen.len(), "{name}: {text}{}", out.err_text());
             seen.iter_mut().zip(numbers).for_each(|(series, number)| series.add(number));
         }

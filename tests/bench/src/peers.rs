@@ -26,7 +26,9 @@ fn images() -> Result<PathBuf> {
     RECIPE.hash(&mut hasher);
     let folder = cache_dir()?.join("images").join(format!("peers-{:016x}", hasher.finish()));
     if !folder.join("tree.ext4").exists() {
-        eprintln!("bench: unpacking QEMU, virtiofsd, virtme-ng and Linux's source of Debian 13, which takes some minutes");
+        eprintln!(
+            "bench: unpacking QEMU, virtiofsd, virtme-ng and Linux's source of Debian 13, which takes some minutes"
+        );
         fs::create_dir_all(&folder)?;
         let recipe = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../resources/image/peers.sh");
         let made = Command::new("bash").arg(recipe).arg(&folder).status().context("bash")?;
@@ -38,10 +40,11 @@ fn images() -> Result<PathBuf> {
 /// The lab, with these files too.
 pub fn lab(files: LabConfig) -> Result<Lab> {
     let images = images()?;
-    let config = files
-        .debian()
-        .disk(images.join("root.ext4"), "peers.root", Access::Read)
-        .disk(images.join("tree.ext4"), "peers.tree", Access::Forget);
+    let config = files.debian().disk(images.join("root.ext4"), "peers.root", Access::Read).disk(
+        images.join("tree.ext4"),
+        "peers.tree",
+        Access::Forget,
+    );
     let lab = Lab::start(&config)?;
     lab.sh(MOUNT).context("the peers' files")?;
     Ok(lab)

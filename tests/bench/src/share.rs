@@ -113,7 +113,8 @@ pub fn run() -> Result<()> {
         }
         for _ in 0..ROUNDS {
             for (guest, tally) in guests.iter_mut().zip(&mut tallies) {
-                measure(&lab, guest, &load, tally).with_context(|| format!("{}, {}", guest.name(), load.name))?;
+                measure(&lab, guest, &load, tally)
+                    .with_context(|| format!("{}, {}", guest.name(), load.name))?;
             }
         }
         print(&guests, &load, &tallies);
@@ -203,7 +204,9 @@ impl Seen {
                     let Some(thread) = threads.get(tid.trim_end_matches(',')) else { continue };
                     let (value, count): (u32, u64) = (value.parse()?, count.parse()?);
                     match histogram {
-                        "raw_syscalls/sys_enter" => *seen.calls.entry((thread.clone(), value)).or_default() += count,
+                        "raw_syscalls/sys_enter" => {
+                            *seen.calls.entry((thread.clone(), value)).or_default() += count
+                        }
                         "kvm/kvm_userspace_exit" => seen.user_exits += count,
                         _ => seen.exits += count,
                     }

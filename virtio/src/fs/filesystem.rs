@@ -166,8 +166,6 @@ pub struct OpenMode {
     pub read: bool,
     /// For writing.
     pub write: bool,
-    /// Each write goes to the end.
-    pub append: bool,
     /// Each write is on stable storage when it ends.
     pub sync: bool,
     /// Empties it.
@@ -176,6 +174,15 @@ pub struct OpenMode {
     /// It must not be there yet.
     #[serde(skip)]
     pub exclusive: bool,
+}
+
+/// Where to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteAt {
+    /// At this byte.
+    Offset(u64),
+    /// Behind the last byte, wherever that is at this moment.
+    End,
 }
 
 /// What to do when a rename's target is there.
@@ -432,14 +439,14 @@ pub trait FileSystem: Debug + Send {
     /// As all.
     fn read(&mut self, handle: Handle, offset: u64, memory: &Memory, into: &[Segment]) -> Answer<u64>;
 
-    /// Writes guest memory at `offset`; how many bytes it took. `drops_privileges` as [`Change::drops_privileges`].
+    /// Writes guest memory; how many bytes it took. `drops_privileges` as [`Change::drops_privileges`].
     ///
     /// # Errors
     /// As all.
     fn write(
         &mut self,
         handle: Handle,
-        offset: u64,
+        at: WriteAt,
         memory: &Memory,
         from: &[Segment],
         drops_privileges: bool,

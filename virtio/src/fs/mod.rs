@@ -31,7 +31,7 @@ use serde_json::Value;
 pub use errno::Errno;
 pub use filesystem::{
     Answer, Attr, Caching, Caller, Change, Entry, FileSystem, Handle, Lock, LockKind, Name, New, Node,
-    OpenMode, Rename, Seek, SetTime, SetXattr, Space, Time, Usage, Work,
+    OpenMode, Rename, Seek, SetTime, SetXattr, Space, Time, Usage, Work, WriteAt,
 };
 pub use listing::{Listing, UNKNOWN_INO};
 
@@ -56,8 +56,9 @@ const QUEUE_SIZE: NonZeroU16 = NonZeroU16::new(1024).unwrap();
 pub const MOST_TAG: usize = 36;
 /// Most bytes of a request but for data to write: an attribute's value of 64 KiB and its name.
 const MOST_REQUEST: usize = 72 << 10;
-/// Requests of a queue in a turn, between which the worker obeys commands.
+/// Requests of a queue in a turn, and bytes that they move, between which the worker obeys commands.
 const TURN: u32 = 256;
+const TURN_BYTES: u64 = 16 << 20;
 /// Answers that the driver is told of together, at most.
 const BATCH: u32 = 16;
 /// How often a lock that others of the host hold is asked for again.
@@ -127,7 +128,7 @@ impl Fs {
     }
 
     fn drain(&mut self, index: u16, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
-        let (mut left, mut unsaid) = (TURN, 0);
+        let (mut left, mut unsaid, mut moved) = (TURN, 0, 0);
         loop {
             let Some(queue) = cx.queue(index) else { return Ok(()) };
             let Some(chain) = queue.pop()? else {
@@ -142,7 +143,8 @@ impl Fs {
             }
             let Some(queue) = cx.queue(index) else { return Ok(()) };
             (left, unsaid) = (left - 1, unsaid + 1);
-            if left == 0 {
+            moved += self.server.moved.0 + self.server.moved.1;
+            if left == 0 || moved >= TURN_BYTES {
                 queue.notify()?;
                 cx.wake_at(Some(Instant::now()));
                 return Ok(());

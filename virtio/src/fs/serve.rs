@@ -3,11 +3,11 @@
 use super::errno::Errno;
 use super::filesystem::{
     Answer, Caching, Caller, Change, FileSystem, Handle, Lock, LockKind, Name, New, Node, OpenMode, Rename,
-    Seek, SetTime, SetXattr, Space, Time, Work,
+    Seek, SetTime, SetXattr, Space, Time, Work, WriteAt,
 };
 use super::listing::Listing;
 use super::opcode as op;
-use super::session::{MOST_WRITE, Session};
+use super::session::{MOST_READ, MOST_WRITE, Session};
 use super::wire::{self, Fields, Header};
 use crate::memory::{Memory, Segment, cut, total};
 
@@ -19,6 +19,8 @@ const MOST_XATTR_NAME: usize = 255;
 const MOST_LINK: usize = 4095;
 /// Bytes of `fuse_write_in` and `fuse_read_in`.
 pub(super) const TRANSFER: usize = 40;
+/// Of `open(2)` on x86-64.
+const O_APPEND: u32 = 0o2000;
 /// Most bytes that are copied for one request: the guest goes on from there.
 const MOST_COPY: u64 = 64 << 20;
 
@@ -296,7 +298,7 @@ impl Server {
 
     fn read(&mut self, mut body: Fields<'_>, buffers: Buffers<'_>) -> Answer<Outcome> {
         let (handle, offset, size) = (Handle(body.u64()?), body.u64()?, body.u32()?);
-        let size = u64::from(size).min(buffers.room() as u64);
+        let size = u64::from(size.min(MOST_READ)).min(buffers.room() as u64);
         self.segments.clear();
         cut(buffers.writable, wire::OUT_HEADER as u64, size, &mut self.segments);
         let read = self.fs.read(handle, offset, buffers.memory, &self.segments)?;
@@ -306,15 +308,21 @@ impl Server {
 
     fn write(&mut self, mut body: Fields<'_>, buffers: Buffers<'_>) -> Answer<Outcome> {
         let (handle, offset, size) = (Handle(body.u64()?), body.u64()?, body.u32()?);
-        let drops_privileges = body.u32()? & 4 != 0;
-        body.skip(16)?;
+        // FUSE_WRITE_CACHE: pages of a cache, which have their places whoever has the file open how. FUSE_WRITE_KILL_SUIDGID.
+        let write_flags = body.u32()?;
+        let (from_cache, drops_privileges) = (write_flags & 1 != 0, write_flags & 4 != 0);
+        body.skip(8)?;
+        let is_append = body.u32()? & O_APPEND != 0;
+        body.skip(4)?;
         let data = (wire::IN_HEADER + TRANSFER) as u64;
         if total(buffers.readable).checked_sub(data) != Some(size.into()) || size > MOST_WRITE {
             return Err(Errno::INVAL);
         }
         self.segments.clear();
         cut(buffers.readable, data, size.into(), &mut self.segments);
-        let written = self.fs.write(handle, offset, buffers.memory, &self.segments, drops_privileges)?;
+        let appends = is_append && !from_cache && !self.session.collects_writes();
+        let at = if appends { WriteAt::End } else { WriteAt::Offset(offset) };
+        let written = self.fs.write(handle, at, buffers.memory, &self.segments, drops_privileges)?;
         self.moved.1 = written;
         wire::u64(&mut self.out, written.min(size.into()));
         Ok(Outcome::Answered)
@@ -428,7 +436,6 @@ fn open_mode(flags: u32) -> Answer<OpenMode> {
     Ok(OpenMode {
         read,
         write,
-        append: flags & 0o2000 != 0,
         sync: flags & 0o10000 != 0,
         truncate: flags & 0o1000 != 0 && write,
         exclusive: flags & 0o200 != 0,

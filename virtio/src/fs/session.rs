@@ -14,6 +14,8 @@ const MINOR: u32 = 39;
 const MOST_PAGES: u16 = 256;
 /// Most bytes of a write.
 pub(super) const MOST_WRITE: u32 = 1 << 20;
+/// Most bytes of a read.
+pub(super) const MOST_READ: u32 = MOST_WRITE;
 /// Requests that the guest has in flight for readahead and the like.
 const BACKGROUND: u16 = 64;
 

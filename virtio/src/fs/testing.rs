@@ -12,7 +12,7 @@ use vm_memory::Bytes;
 
 use super::filesystem::{
     Answer, Attr, Caching, Caller, Change, Entry, FileSystem, Handle, Lock, LockKind, Name, New, Node,
-    OpenMode, Rename, Seek, SetXattr, Space, Usage, Work,
+    OpenMode, Rename, Seek, SetXattr, Space, Usage, Work, WriteAt,
 };
 use super::{Errno, Listing, wire};
 use crate::memory::{Memory, Segment, total};
@@ -326,13 +326,17 @@ impl FileSystem for MemoryFs {
     fn write(
         &mut self,
         handle: Handle,
-        offset: u64,
+        at: WriteAt,
         memory: &Memory,
         from: &[Segment],
         _: bool,
     ) -> Answer<u64> {
         let node = self.node(handle)?;
         let len = total(from);
+        let offset = match at {
+            WriteAt::Offset(offset) => offset,
+            WriteAt::End => self.tree().get(node)?.data.len() as u64,
+        };
         if offset.checked_add(len).is_none_or(|end| end > MOST_BYTES) {
             return Err(Errno::new(27));
         }

@@ -83,6 +83,14 @@ fn file_is_made_written_read_and_forgotten() {
     assert_eq!(driver.ask(opcode::READ, node, &read, 200), (0, b"\0\0hello".to_vec()));
     // No more than there is room for.
     assert_eq!(driver.ask(opcode::READ, node, &read, 4), (0, b"\0\0he".to_vec()));
+    // O_APPEND: to the end, wherever the guest thinks that it is; but pages of its cache have their places (FUSE_WRITE_CACHE).
+    for (flags, end) in [(0, b"hello!".as_slice()), (1, b"?ello!")] {
+        let write = [longs(&[handle, 3]), words(&[1, flags]), longs(&[0]), words(&[0o2001, 0])].concat();
+        let byte = if flags == 0 { b"!" } else { b"?" };
+        assert_eq!(driver.ask(opcode::WRITE, node, &[write, byte.to_vec()].concat(), 8), (0, longs(&[1])));
+        let read = [longs(&[handle, 3]), words(&[100, 0]), longs(&[0, 0])].concat();
+        assert_eq!(driver.ask(opcode::READ, node, &read, 200), (0, end.to_vec()));
+    }
     let (error, found) = driver.ask(opcode::LOOKUP, 1, b"a\0", 128);
     assert_eq!((error, word(&found, 0), word(&found, 48)), (0, node, 8), "{found:?}");
     assert_eq!(fs.lookups(), 2);
@@ -90,7 +98,7 @@ fn file_is_made_written_read_and_forgotten() {
     assert_eq!(driver.guest.request(HIGH, &[&forget], &[]).0.len, 0);
     assert_eq!(fs.lookups(), 0);
     let counters = driver.guest.counters();
-    assert_eq!((counters.bytes_in.now(), counters.bytes_out.now()), (7 + 4, 5));
+    assert_eq!((counters.bytes_in.now(), counters.bytes_out.now()), (7 + 4 + 6 + 6, 5 + 2));
 }
 
 #[test]

@@ -183,6 +183,12 @@ fn overlay_that_is_there_must_be_one_of_this_base() {
     fs::remove_file(bench.path("base.raw")).unwrap();
     let said = bench.refusal("other.raw,overlay=a.qcow2");
     assert!(said.contains("qemu-img rebase -u -b /d/other.raw"), "{said}");
+    // An empty base beneath it would be another disk.
+    let said = bench.refusal("base.raw,overlay=a.qcow2");
+    assert!(
+        said.contains("/d/base.raw, on which the overlay /d/a.qcow2 lies") && !said.contains("disk create"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -1,0 +1,64 @@
+//! File systems that are mounted in a shared folder. Those that hold files are shared with it. The kernel's own are not: a file
+//! of them is a way to the host's processes and settings (`/proc/PID/mem`), not something that lies in a folder.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::Statx;
+use virtio::fs::{Answer, Errno};
+
+use super::attributes::Identity;
+use super::{Share, errno};
+
+/// Numbers of statfs(2) (linux/magic.h).
+const KERNELS: [u64; 22] = [
+    0x0000_9fa0, // proc
+    0x6265_6572, // sysfs
+    0x6462_6720, // debugfs
+    0x7472_6163, // tracefs
+    0x0027_e0eb, // cgroup
+    0x6367_7270, // cgroup2
+    0x6265_6570, // configfs
+    0x7363_6673, // securityfs
+    0xde5e_81e4, // efivarfs
+    0xcafe_4a11, // bpf
+    0x6165_676c, // pstore
+    0xf97c_ff8c, // selinuxfs
+    0x4341_5d53, // smackfs
+    0x6e73_6673, // nsfs
+    0x4249_4e4d, // binfmt_misc
+    0x1980_0202, // mqueue
+    0x0765_5821, // resctrl
+    0x0000_1cd1, // devpts
+    0x6573_5543, // fusectl
+    0x6e66_7364, // nfsd
+    0x6759_6969, // rpc_pipefs
+    0xabba_1974, // xenfs
+];
+const OVERLAYFS: u64 = 0x794c_7630;
+
+fn kind(fd: impl AsFd) -> rustix::io::Result<u64> {
+    // Magic numbers have 32 bits, whatever the sign of the field.
+    Ok(rustix::fs::fstatfs(fd)?.f_type.cast_unsigned() & 0xffff_ffff)
+}
+
+/// Whether it lies on a file system of the kernel's own.
+pub(super) fn is_kernels(fd: impl AsFd) -> rustix::io::Result<bool> {
+    kind(fd).map(|kind| KERNELS.contains(&kind))
+}
+
+/// Whether it lies on a file system where a file's birth stays. With overlayfs (of containers) it is another one once the file has
+/// been changed.
+pub(super) fn keeps_births(fd: impl AsFd) -> rustix::io::Result<bool> {
+    kind(fd).map(|kind| kind != OVERLAYFS)
+}
+
+impl Share {
+    /// Refuses what `fd` is of, whose attributes are `stat`, if it is the kernel's own.
+    pub(super) fn may_use(&self, fd: impl AsFd, stat: &Statx) -> Answer<()> {
+        // A mounted file system is another device than the shared folder's, which was looked at.
+        if Identity::of(stat).device == self.folder.identity.device || !is_kernels(fd).map_err(errno)? {
+            return Ok(());
+        }
+        Err(Errno::ACCES)
+    }
+}
