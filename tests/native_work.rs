@@ -255,6 +255,13 @@ fn folders_that_are_none_are_refused_by_their_option() {
     );
     refused(&["--volume", "root", "true"], "such as .:/work");
     is(&home.out(&["--volume", "root:/a", "--volume", "root:/b:ro", "exit", "4"]), 4, "");
+    // The guest could exchange what is unpacked there.
+    refused(
+        &["--volume", ".:/work", "--out", "new", "true"],
+        "--out new is in the directory . of --volume, where the guest can write",
+    );
+    refused(&["--share", ".", "--out", "new", "true"], "of --share, where");
+    assert!(home.names().is_empty(), "{:?}", home.names());
 }
 
 /// Whether the thread `vcpu0` of this process waits for another thread (futex(2)), and so is not in the guest.

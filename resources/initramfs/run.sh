@@ -164,7 +164,10 @@ else
     status=$?
 fi
 
-# What it left running holds the pipes open, and ends with it.
+# What it left running holds the pipes open, and ends with it. All stand still before: one that begins another all the time would be
+# ahead of this for ever.
+kill -STOP -1
+kill -CONT "$out" "$err" 2>/dev/null
 for process in /proc/[0-9]*; do
     process=${process#/proc/}
     case $process in 1 | "$out" | "$err") ;; *) kill -9 "$process" 2>/dev/null ;; esac

@@ -74,6 +74,12 @@ impl NewFolder {
         &self.temporary
     }
 
+    /// The open folder, which stays this one whatever has its name.
+    #[cfg(feature = "cli")]
+    pub(crate) fn folder(&self) -> &File {
+        &self.folder
+    }
+
     /// As [`NewFolder::keep`]; gives the open folder, which is locked until that is closed.
     pub(crate) fn keep_locked(self) -> io::Result<File> {
         let folder = self.folder.try_clone()?;
@@ -90,6 +96,10 @@ impl NewFolder {
     /// other thing of that name is an error.
     pub(crate) fn keep(mut self) -> io::Result<()> {
         self.folder.sync_all()?;
+        if !is_same(&self.folder, &self.temporary) {
+            let text = format!("{} is not there any more, or has been replaced", self.temporary.display());
+            return Err(io::Error::other(text));
+        }
         fs::rename(&self.temporary, &self.target)?;
         self.kept = true;
         // The name as well, where the file system can: some network ones cannot.
@@ -99,7 +109,8 @@ impl NewFolder {
 
 impl Drop for NewFolder {
     fn drop(&mut self) {
-        if !self.kept {
+        // What somebody else has put there is not ours.
+        if !self.kept && is_same(&self.folder, &self.temporary) {
             let _ = fs::remove_dir_all(&self.temporary);
         }
     }
@@ -190,6 +201,19 @@ mod tests {
         new.keep().unwrap();
         assert_eq!((names(root.path()), names(&target)), (vec!["saved".into()], vec!["whole".into()]));
         assert_eq!(fs::metadata(&target).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn what_somebody_puts_in_its_place_is_neither_kept_nor_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let (temporary, theirs) = (root.path().join(".saved.part"), root.path().join("theirs"));
+        fs::create_dir(&theirs).unwrap();
+        fs::write(theirs.join("mine"), "").unwrap();
+        let new = NewFolder::create(&root.path().join("saved")).unwrap();
+        fs::rename(&temporary, root.path().join("moved")).unwrap();
+        fs::rename(&theirs, &temporary).unwrap();
+        assert!(new.keep().unwrap_err().to_string().contains("has been replaced"));
+        assert!(temporary.join("mine").exists() && !root.path().join("saved").exists());
     }
 
     #[test]

@@ -228,36 +228,40 @@ impl Task<'_> {
         let mut line = head.into_bytes();
         if let Some(directory) = directory {
             line.extend(b"workdir=");
-            quote(&mut line, directory.as_os_str());
+            quote(&mut line, directory.as_os_str(), b"$n");
             line.extend(b"; ");
         }
         if let Some(size) = terminal {
             line.extend(format!("terminal=1; size='{}'; ", size.map(size_words).unwrap_or_default()).bytes());
         }
         line.extend(b"environment() { :");
+        // A variable of the command's may be called n.
+        if environment.iter().any(|(_, value)| value.as_bytes().contains(&b'\n')) {
+            line.extend(b"; set -- \"$n\"");
+        }
         for (name, value) in environment {
             line.extend(b"; export ");
             line.extend(name.as_bytes());
             line.push(b'=');
-            quote(&mut line, value);
+            quote(&mut line, value, b"$1");
         }
         line.extend(b"; }; set --");
         for word in words {
             line.push(b' ');
-            quote(&mut line, word);
+            quote(&mut line, word, b"$n");
         }
         line.push(b'\n');
         Ok(line)
     }
 }
 
-/// Adds a word of the shell. The variable `n` is a newline.
-fn quote(line: &mut Vec<u8>, word: &OsStr) {
+/// Adds a word of the shell, which has this for a newline.
+fn quote(line: &mut Vec<u8>, word: &OsStr, newline: &[u8]) {
     line.push(b'\'');
     for &byte in word.as_bytes() {
         match byte {
             b'\'' => line.extend(b"'\\''"),
-            b'\n' => line.extend(b"'\"$n\"'"),
+            b'\n' => line.extend([&b"'\""[..], newline, b"\"'"].concat()),
             _ => line.push(byte),
         }
     }
@@ -388,16 +392,18 @@ mod tests {
     #[test]
     fn environment_time_and_seed_are_the_commands() {
         let words = ["env".into()];
-        let environment = [("A".into(), "it's\n$B".into()), ("B".into(), "".into())];
+        // One of the command's takes nothing away from init's, whatever its name.
+        let environment = [("n", "5"), ("A", "it's\n$B"), ("B", "")];
+        let environment = environment.map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let directory = Some(Path::new("/it's here"));
         let terminal = Some(Some(TerminalSize { columns: 100, rows: 30 }));
         let task =
             Task { words: &words, environment: &environment, directory, terminal, input: false, token: "t" };
-        let script = "(environment; exec sh -c 'echo \"<$A|$B>\"'); echo \"$A$input\" \"$workdir\" $terminal $size \"${#seed}\" \"$now\"";
+        let script = "(environment; exec sh -c 'echo \"<$A|$B|$n|$0>\"' \"$@\"); echo \"$A$input\" \"$workdir\" $terminal $size \"${#seed}\" \"$now\"";
         for said in shells_say(&task, script) {
             let text = String::from_utf8(said).unwrap();
             let now = text
-                .strip_prefix("<it's\n$B|>\n0 /it's here 1 30 100 64 ")
+                .strip_prefix("<it's\n$B||5|env>\n0 /it's here 1 30 100 64 ")
                 .unwrap_or_else(|| panic!("{text}"));
             let now = UNIX_EPOCH + Duration::from_secs(now.trim().parse().unwrap());
             assert!(SystemTime::now().duration_since(now).unwrap() < Duration::from_secs(600), "{text}");

@@ -86,6 +86,16 @@ pub(crate) enum RunError {
     /// Something is there already.
     #[error("--out {path} is not empty; name a new directory, or remove what is in it", path = .0.display())]
     OutNotEmpty(PathBuf),
+    /// The guest could exchange it.
+    #[error("--out {path} is in the directory {folder} of --{option}, where the guest can write: let the command write there, or name a directory for --out that is not in it", path = path.display(), folder = folder.display())]
+    OutInShare {
+        /// The folder for the files.
+        path: PathBuf,
+        /// Which option names the other.
+        option: &'static str,
+        /// That one.
+        folder: PathBuf,
+    },
     /// A directory that is no kernel.
     #[error("--kernel {path} {what}", path = path.display())]
     NotBuilt {

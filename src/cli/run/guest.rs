@@ -462,6 +462,40 @@ mod tests {
         <Line as clap::Parser>::parse_from(["run"].iter().chain(options).chain(&["true"])).args
     }
 
+    /// In a PID namespace, where that is to be had: the script is no init elsewhere.
+    #[test]
+    fn processes_that_begin_others_all_the_time_end_with_the_command() {
+        let (_, ending) = INIT.split_once("\n# What it left running").unwrap();
+        let (ending, _) = ending.split_once("\nif [ -n \"$files\" ]").unwrap();
+        let home = tempfile::tempdir().unwrap();
+        // Between one kill and the next they have time.
+        let begin = "[ $$ = 1 ] || exit 9\nkill() { sleep 0.05; command kill \"$@\"; }\nmkfifo out err\ncat <out & out=$!\ncat <err & err=$!\n\
+                     (exec sh -c 'echo said; sh ./chain & exit 3') >out 2>err\nstatus=$?\n#";
+        fs::write(home.path().join("init"), format!("{begin}{ending}\necho $status")).unwrap();
+        // Each begins the next one, and ends.
+        fs::write(home.path().join("chain"), "sh ./chain &\n").unwrap();
+        let inside = |namespaces: &[&str], program: &[&str]| {
+            let mut command = Command::new("timeout");
+            command.args(["-k", "1", "300", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+            command.args(namespaces).args(program).current_dir(home.path()).output().unwrap()
+        };
+        let user = &["--user", "--map-root-user"][..];
+        let Some(namespaces) = [user, &[]].into_iter().find(|some| inside(some, &["true"]).status.success())
+        else {
+            return;
+        };
+        for shell in [&["sh"][..], &["bash"], &["busybox", "sh"]] {
+            if Command::new(shell[0]).args(&shell[1..]).args(["-c", ":"]).status().is_err() {
+                continue;
+            }
+            let out = inside(namespaces, &[shell, &["./init"]].concat());
+            assert_eq!(String::from_utf8_lossy(&out.stdout), "said\n3\n", "{shell:?}: {out:?}");
+            for name in ["out", "err"] {
+                fs::remove_file(home.path().join(name)).unwrap();
+            }
+        }
+    }
+
     #[test]
     fn init_is_a_script_that_shells_take() {
         let shell = Shell { shell: "/bin/sh", busybox: "", links: true };

@@ -9,6 +9,7 @@ mod build_tree;
 mod busybox;
 mod environment;
 mod error;
+mod events;
 mod guest;
 mod out;
 mod output;

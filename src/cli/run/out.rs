@@ -67,7 +67,7 @@ impl Unpacked {
                 "minivmm: warning: {skipped} of the files for --out were left out: devices, sockets, and links that lead out of the directory\n"
             ));
         }
-        fs::set_permissions(new.path(), Permissions::from_mode(mode)).and_then(|()| new.keep())
+        new.folder().set_permissions(Permissions::from_mode(mode)).and_then(|()| new.keep())
     }
 }
 
@@ -75,7 +75,7 @@ impl Unpacked {
 pub(super) fn receive(from: &Arc<ByteQueue>, folder: OutFolder, events: &Sender<RunEvent>) -> io::Result<()> {
     let mut from = Bytes(from.clone());
     spawn("files", events, move |events| {
-        let unpacked = unpack(&mut from, folder.new.path());
+        let unpacked = unpack(&mut from, folder.new.folder());
         let unpacked = unpacked.map(|skipped| Unpacked { folder, skipped });
         let _ = events.send(RunEvent::Files(Box::new(unpacked)));
         // What fills the archive's last record holds nobody up.

@@ -8,6 +8,7 @@ use devices::console::ByteQueue;
 use devices::thread::{self, Role};
 
 use super::error::RunError;
+use super::events::GuestSender;
 use super::out::Unpacked;
 use super::output::TokenFilter;
 use super::start::Started;
@@ -61,11 +62,16 @@ pub(super) enum RunEvent {
 pub(super) const READ_PORTS: usize = 3;
 
 /// Starts the threads that read from the guest.
-pub(super) fn listen(ports: &CommandPorts, token: &str, events: &Sender<RunEvent>) -> io::Result<()> {
-    let run = ports.run.clone();
-    spawn("run", events, move |events| read_init_lines(&run, &events))?;
-    copy_stream(ports, 0, Output::standard(), token, events)?;
-    copy_stream(ports, 1, Output::error(), token, events)?;
+pub(super) fn listen(
+    ports: &CommandPorts,
+    token: &str,
+    events: &Sender<RunEvent>,
+    guest: &GuestSender,
+) -> io::Result<()> {
+    let (run, said) = (ports.run.clone(), guest.clone());
+    spawn("run", events, move |events| read_init_lines(&run, &said, &events))?;
+    copy_stream(ports, 0, Output::standard(), token, (events, guest))?;
+    copy_stream(ports, 1, Output::error(), token, (events, guest))?;
     ports.terminal.as_ref().map_or(Ok(()), |[_, shown]| terminal::show(shown, events))
 }
 
@@ -75,16 +81,16 @@ fn copy_stream(
     index: usize,
     to: Output,
     token: &str,
-    events: &Sender<RunEvent>,
+    (events, guest): (&Sender<RunEvent>, &GuestSender),
 ) -> io::Result<()> {
     let (Some(from), Some(reader_closed)) =
         (ports.output.get(index).cloned(), ports.reader_closed.get(index).cloned())
     else {
         return Ok(());
     };
-    let (token, seen) = (token.to_owned(), reader_closed.clone());
+    let (token, seen, guest) = (token.to_owned(), reader_closed.clone(), guest.clone());
     spawn("output", events, move |events| {
-        copy_output(index, &from, TokenFilter::new(to, &token), &reader_closed, &events)
+        copy_output(index, &from, TokenFilter::new(to, &token), &reader_closed, (&events, &guest))
     })?;
     // At once, as on the host: the command's next write fails.
     spawn("reader", events, move |_| {
@@ -125,7 +131,7 @@ fn copy_output<W: Write>(
     from: &ByteQueue,
     mut to: TokenFilter<W>,
     reader_closed: &ByteQueue,
-    events: &Sender<RunEvent>,
+    (events, guest): (&Sender<RunEvent>, &GuestSender),
 ) {
     let report = |failure: Option<io::Error>| match failure {
         // A reader closes its end of a pipe when it has seen enough.
@@ -142,7 +148,7 @@ fn copy_output<W: Write>(
         report(to.failure());
         if now != complete {
             complete = now;
-            let _ = events.send(RunEvent::StreamComplete(index, complete));
+            guest.send(RunEvent::StreamComplete(index, complete));
         }
     }
     to.finish();
@@ -151,7 +157,7 @@ fn copy_output<W: Write>(
 }
 
 /// Reads lines from init.
-fn read_init_lines(from: &ByteQueue, events: &Sender<RunEvent>) {
+pub(super) fn read_init_lines(from: &ByteQueue, guest: &GuestSender, events: &Sender<RunEvent>) {
     let (mut bytes, mut lines) = ([0; 256], InitLines::default());
     loop {
         let count = from.pop(&mut bytes);
@@ -159,7 +165,7 @@ fn read_init_lines(from: &ByteQueue, events: &Sender<RunEvent>) {
             break;
         }
         lines.push(bytes.get(..count).unwrap_or_default(), |said| {
-            let _ = events.send(match said {
+            guest.send(match said {
                 Said::Ready => RunEvent::Ready,
                 Said::Up => RunEvent::Up,
                 Said::NoDirectory => RunEvent::NoDirectory,
@@ -185,8 +191,7 @@ fn copy_stdin(to: &ByteQueue) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-
+    use super::super::events::channel;
     use super::*;
 
     /// The events for output whose writer fails with this error.
@@ -203,10 +208,11 @@ mod tests {
         let (from, reader_closed) = (ByteQueue::new(64), ByteQueue::new(READER_CLOSED.len()));
         from.push(b"output-token").unwrap();
         from.close();
-        let (sender, events) = mpsc::channel();
-        copy_output(1, &from, TokenFilter::new(Fails(error), "-token"), &reader_closed, &sender);
-        drop(sender);
-        (events.iter().collect(), reader_closed.try_pop(&mut [0; 8]))
+        let (sender, guest, events) = channel();
+        copy_output(1, &from, TokenFilter::new(Fails(error), "-token"), &reader_closed, (&sender, &guest));
+        drop((sender, guest));
+        let events = std::iter::from_fn(|| events.next(Duration::from_secs(3600))).collect();
+        (events, reader_closed.try_pop(&mut [0; 8]))
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
 use devices::thread::{self, Role};
@@ -13,6 +13,7 @@ use devices::thread::{self, Role};
 use super::args::RunArgs;
 use super::environment;
 use super::error::RunError;
+use super::events::{Events, channel};
 use super::out::{self, OutFolder, Unpacked};
 use super::ports::{READ_PORTS, RunEvent, listen, pass_stdin, spawn, watch_end};
 use super::start::{RunStart, Started, Way};
@@ -20,6 +21,7 @@ use super::tar::TarError;
 use super::terminal;
 use super::times::Times;
 use super::verdict::{RunEnd, output_error};
+use super::volume;
 use super::warm::say_saved;
 use crate::cli::exit::Status;
 use crate::cli::report;
@@ -52,13 +54,17 @@ pub(super) fn run(args: &RunArgs, spec: Spec) -> Result<Status, RunError> {
     let _restored = RestoreGuard(terminal.clone());
     report::limit_stderr_waits();
     let token = commands::token().map_err(refused("random bytes"))?;
-    let (sender, events) = mpsc::channel();
-    let out = args.out.as_deref().map(OutFolder::create).transpose()?;
+    let (sender, guest, events) = channel();
+    let out = args.out.as_deref().map(|out| {
+        volume::refuse_out(args, &spec, out)?;
+        OutFolder::create(out)
+    });
+    let out = out.transpose()?;
     let ports = CommandPorts::with(MorePorts { files: out.is_some(), terminal: args.tty });
     let own = terminal.clone();
     spawn("signals", &sender, move |events| forward_signal(&signals, own.as_deref(), &events))
         .map_err(refused("a thread"))?;
-    listen(&ports, &token, &sender).map_err(refused("a thread"))?;
+    listen(&ports, &token, &sender, &guest).map_err(refused("a thread"))?;
     if let (Some(files), Some(folder)) = (&ports.files, out) {
         out::receive(files, folder, &sender).map_err(refused("a thread"))?;
     }
@@ -178,7 +184,7 @@ impl<'a> Run<'a> {
     }
 
     /// Handles events until the run ends.
-    fn wait(&mut self, events: &Receiver<RunEvent>) -> Result<RunEnd, RunError> {
+    fn wait(&mut self, events: &Events) -> Result<RunEnd, RunError> {
         loop {
             let limit = self.args.limit().and_then(|limit| self.begin.checked_add(limit));
             let boot = self.boots.filter(|_| !self.up).and_then(|at| at.checked_add(self.args.boot_limit()));
@@ -194,7 +200,7 @@ impl<'a> Run<'a> {
             }
             let soonest = [limit, boot].into_iter().flatten().min();
             // An event that arrives after the limit is ignored.
-            let Ok(event) = events.recv_timeout(soonest.map_or(NO_LIMIT, |at| at - now)) else { continue };
+            let Some(event) = events.next(soonest.map_or(NO_LIMIT, |at| at - now)) else { continue };
             if let Some(end) = self.handle(event)? {
                 return Ok(end);
             }
@@ -212,11 +218,12 @@ impl<'a> Run<'a> {
                 let waits = self.ready || matches!(started.way, Way::Restored);
                 self.started = Some(started);
                 if waits {
+                    self.ready = true;
                     self.guest_waits()?;
                 }
             }
-            // A second command is no business of this run.
-            RunEvent::Ready if self.ended.is_some() => {}
+            // A machine gets one command, however often it says so.
+            RunEvent::Ready if self.ready || self.ended.is_some() => {}
             RunEvent::Ready => {
                 self.ready = true;
                 self.times.ready = Some(Instant::now());
@@ -348,7 +355,7 @@ impl<'a> Run<'a> {
     }
 
     /// Ends the machine, and prints how the run ended.
-    fn finish(mut self, mut end: RunEnd, events: &Receiver<RunEvent>) -> Status {
+    fn finish(mut self, mut end: RunEnd, events: &Events) -> Status {
         self.await_start(events);
         // What is said from here on is for a terminal as it was.
         if let Some(terminal) = &self.terminal {
@@ -393,33 +400,33 @@ impl<'a> Run<'a> {
     }
 
     /// Waits for a machine that is starting. One that takes longer is left to the kernel.
-    fn await_start(&mut self, events: &Receiver<RunEvent>) {
+    fn await_start(&mut self, events: &Events) {
         let deadline = Instant::now() + START_LIMIT;
         while self.started.is_none() {
-            match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match events.next(deadline.saturating_duration_since(Instant::now())) {
                 // The machine is ended at once: its threads are not running.
-                Ok(RunEvent::Started(started)) => match *started {
+                Some(RunEvent::Started(started)) => match *started {
                     Ok(started) => self.started = Some(started),
                     Err(_) => return,
                 },
-                Ok(_) => {}
-                Err(_) => return,
+                Some(_) => {}
+                None => return,
             }
         }
     }
 
     /// Waits until all output before the machine's end is written.
-    fn drain(&mut self, events: &Receiver<RunEvent>) {
+    fn drain(&mut self, events: &Events) {
         let deadline = Instant::now() + DRAIN_LIMIT;
         let more = [self.ports.terminal.is_some(), self.ports.files.is_some()];
         let ports = READ_PORTS + more.into_iter().map(usize::from).sum::<usize>();
         while self.closed < ports {
             let left = deadline.saturating_duration_since(Instant::now());
-            match events.recv_timeout(left) {
-                Ok(RunEvent::MachineEnded(_) | RunEvent::Signal(_)) => {}
-                Ok(RunEvent::Ready | RunEvent::Saved(_)) => {}
-                Ok(event) => drop(self.handle(event)),
-                Err(_) => return,
+            match events.next(left) {
+                Some(RunEvent::MachineEnded(_) | RunEvent::Signal(_)) => {}
+                Some(RunEvent::Ready | RunEvent::Saved(_)) => {}
+                Some(event) => drop(self.handle(event)),
+                None => return,
             }
         }
     }

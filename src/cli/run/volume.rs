@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::args::RunArgs;
@@ -76,6 +77,30 @@ fn add_shares(args: &RunArgs, spec: &mut Spec) -> Result<(), RunError> {
     Ok(())
 }
 
+/// Refuses a folder for the files of `--out` where the guest can write by itself: it could exchange that for another meanwhile. Folders are
+/// compared, not names, of which one may have several.
+pub(super) fn refuse_out(args: &RunArgs, spec: &Spec, out: &Path) -> Result<(), RunError> {
+    let volumes =
+        args.volume.iter().filter(|volume| !volume.read_only).map(|volume| ("volume", &volume.host));
+    let shares = spec.share.iter().filter(|share| !share.read_only).map(|share| ("share", &share.path));
+    let root = args.root.as_ref().filter(|_| args.root_rw).map(|root| ("root-rw", root));
+    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    // It may be there, and empty.
+    let parent = std::path::absolute(out).ok().and_then(|out| out.parent()?.canonicalize().ok());
+    let around: Vec<_> =
+        parent.iter().flat_map(|parent| parent.ancestors()).chain([out]).filter_map(identity).collect();
+    match volumes
+        .chain(shares)
+        .chain(root)
+        .find(|(_, host)| identity(host).is_some_and(|own| around.contains(&own)))
+    {
+        Some((option, folder)) => {
+            Err(RunError::OutInShare { path: out.into(), option, folder: folder.clone() })
+        }
+        None => Ok(()),
+    }
+}
+
 fn is_folder(option: &'static str, path: &Path) -> Result<(), RunError> {
     let found = fs::metadata(path).map_err(|source| RunError::Read { path: path.to_path_buf(), source })?;
     if found.is_dir() { Ok(()) } else { Err(RunError::NotADirectory { option, path: path.to_path_buf() }) }
@@ -116,6 +141,45 @@ mod tests {
         }
         assert!(parsed(".:/work,ro").unwrap_err().ends_with("write .:/work:ro"));
         assert!(parsed(".:/work,rw").unwrap_err().ends_with("write .:/work"));
+    }
+
+    #[test]
+    fn files_come_out_where_the_guest_cannot_write() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: RunArgs,
+        }
+        let home = tempfile::tempdir().unwrap();
+        let path = |name: &str| home.path().join(name);
+        ["work/sub", "read", "root"].iter().for_each(|name| fs::create_dir_all(path(name)).unwrap());
+        std::os::unix::fs::symlink(path("work/sub"), path("link")).unwrap();
+        let share = |name: &str, guest: &str| format!("{}:{guest}", path(name).display());
+        let (work, read) = (share("work", "/w"), share("read", "/r:ro"));
+        let root = path("root").display().to_string();
+        let judge = |line: &[&str], shares: &[&str], out: &str| {
+            let line = ["run"].iter().chain(line).chain(&["true"]);
+            let args = <Line as clap::Parser>::parse_from(line).args;
+            let spec = shares
+                .iter()
+                .map(|share| share.parse::<ShareSpec>().unwrap())
+                .fold(Spec::new("k"), Spec::with_share);
+            refuse_out(&args, &spec, &path(out)).map_err(|error| error.to_string())
+        };
+        let volumes = ["--volume", &work, "--volume", &read, "--root", &root];
+        for out in ["work/new", "work/sub/new", "work", "work/sub", "link/new", "link/../new"] {
+            let refused = judge(&volumes, &[], out).unwrap_err();
+            assert!(refused.contains("work of --volume, where the guest can write"), "{out}: {refused}");
+        }
+        for out in ["new", "read/new", "root/new", "none/new", "worker"] {
+            judge(&volumes, &[], out).unwrap();
+        }
+        assert!(
+            judge(&["--root", &root, "--root-rw"], &[], "root/new").unwrap_err().contains("of --root-rw")
+        );
+        let work = path("work").display().to_string();
+        assert!(judge(&[], &[&work], "work/new").unwrap_err().contains("of --share"));
+        judge(&[], &[&format!("{work},ro")], "work/new").unwrap();
     }
 
     #[test]
