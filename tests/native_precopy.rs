@@ -488,8 +488,8 @@ fn a_machine_with_a_read_only_disk_is_saved_by_the_verb_and_runs_on() {
     let report: Value =
         named.host.json(&["save", "vm0", &saved, "--keep-running", "--json", "--downtime", "1s"]);
     assert!(report["rounds"].as_u64().unwrap() > 1 && report["sent"].as_u64().unwrap() > 6 << 20, "{report}");
-    let words = ["save", "vm0", &named.path("again"), "--keep-running", "--bandwidth", "1G"];
-    let output = named.host.run(&words);
+    let again = named.path("again");
+    let output = named.host.run(&["save", "vm0", &again, "--keep-running", "--bandwidth", "1G"]);
     let [said, beside] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
     assert!(output.status.success() && beside.contains("vm0 is saved in"), "{said} {beside}");
     assert!(said.starts_with("saved in ") && said.contains("paused for "), "{said}");
