@@ -488,7 +488,10 @@ fn a_machine_with_a_read_only_disk_is_saved_by_the_verb_and_runs_on() {
     let report: Value =
         named.host.json(&["save", "vm0", &saved, "--keep-running", "--json", "--downtime", "1s"]);
     assert!(report["rounds"].as_u64().unwrap() > 1 && report["sent"].as_u64().unwrap() > 6 << 20, "{report}");
-    let said = named.host.does(&["save", "vm0", &named.path("again"), "--keep-running", "--bandwidth", "1G"]);
+    let again = named.path("again");
+    let output = named.host.run(&["save", "vm0", &again, "--keep-running", "--bandwidth", "1G"]);
+    let [said, beside] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(output.status.success() && beside.contains("vm0 is saved in"), "{said} {beside}");
     assert!(said.starts_with("saved in ") && said.contains("paused for "), "{said}");
     named.host.fails(&["save", "vm0", &saved, "--keep-running"], 1, "exists");
     named.host.fails(&["save", "vm0", &saved, "--downtime", "1s"], 2, "--keep-running");
