@@ -273,7 +273,8 @@ mod tests {
         let lens = [None, Some(LEN), Some(LEN)];
         let disks = IncomingDisks::create(&spec, &lens, Some(folder.path())).unwrap();
         fs::write(folder.path().join("vdc.raw"), "another's").unwrap();
-        assert_eq!(disks.finish(&mut spec).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        let refused = disks.finish(&mut spec).unwrap_err().to_string();
+        assert!(refused.contains("vdc.raw") && refused.contains("exists"), "{refused}");
         assert_eq!(
             (names(folder.path()), fs::read(folder.path().join("vdc.raw")).unwrap()),
             (1, b"another's".to_vec())

@@ -43,13 +43,13 @@ impl Handles {
         self.places.len() - self.free.len()
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.len() >= self.most
+    pub(super) fn most(&self) -> usize {
+        self.most
     }
 
     /// A number for an open file.
     pub(super) fn add(&mut self, open: Open) -> Answer<(Slot, Handle)> {
-        if self.is_full() {
+        if self.len() >= self.most {
             return Err(Errno::NFILE);
         }
         let slot = match self.free.pop() {

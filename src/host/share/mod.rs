@@ -74,11 +74,7 @@ impl Share {
     /// Refuses to open more than there may be.
     fn may_open(&self) -> Answer<()> {
         // A file with locks is open once more.
-        if self.handles.len() + self.locks.files() < self.folder.limits.handles {
-            Ok(())
-        } else {
-            Err(Errno::NFILE)
-        }
+        if self.handles.len() + self.locks.files() < self.handles.most() { Ok(()) } else { Err(Errno::NFILE) }
     }
 
     /// Refuses what would change a share that is only read.
