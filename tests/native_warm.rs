@@ -310,7 +310,7 @@ fn warm_machines_are_listed_with_their_size_and_removed() {
         lines[0].starts_with("NAME ") && lines[1].starts_with("box ") && lines[1].ends_with(" 32 MiB"),
         "{list}"
     );
-    assert!(lines[2].starts_with("other ") && lines[2].contains("holds no saved machine"), "{list}");
+    assert!(lines[2].starts_with("other: ") && lines[2].contains("holds no saved machine"), "{list}");
     let json: Value = serde_json::from_slice(&verb(&["ls", "--json"]).stdout).unwrap();
     assert_eq!(json[0]["folder"].as_str().map(Path::new), Some(&*home.warm()));
     assert_eq!((json[0]["name"].as_str(), json[0]["memory"].as_u64()), (Some("box"), Some(32 << 20)));

@@ -144,7 +144,7 @@ pub struct ShowArgs {
 pub struct StopArgs {
     /// The machine, as it was called with --name
     pub name: MachineName,
-    /// Time until it is ended by force, as 40s or 2m
+    /// Time until it is killed, as 40s or 2m
     #[arg(long, value_name = "TIME", default_value = "90", value_parser = time)]
     pub timeout: Duration,
     /// Print this help

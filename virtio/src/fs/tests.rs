@@ -92,7 +92,7 @@ fn file_is_made_written_read_and_forgotten() {
         assert_eq!(driver.ask(opcode::READ, node, &read, 200), (0, end.to_vec()));
     }
     let (error, found) = driver.ask(opcode::LOOKUP, 1, b"a\0", 128);
-    assert_eq!((error, word(&found, 0), word(&found, 48)), (0, node, 8), "{found:?}");
+    assert_eq!((error, word(&found, 0), word(&found, 48)), (0, node, 9), "{found:?}");
     assert_eq!(fs.lookups(), 2);
     let forget = request(opcode::FORGET, 9, node, &longs(&[2]));
     assert_eq!(driver.guest.request(HIGH, &[&forget], &[]).0.len, 0);
