@@ -46,7 +46,8 @@ network() {
             # The file is the host's own, or a link to one that its resolver makes in /run.
             link=$($in readlink /etc/resolv.conf)
             case $link in '') link=/etc/resolv.conf ;; /*) ;; *) link=/etc/$link ;; esac
-            $in mkdir -p "${link%/*}" && $in touch "$link" && $in mount --bind $own/resolv.conf "$link"
+            $in mount --bind $own/resolv.conf "$link" 2>/dev/null ||
+                { $in mkdir -p "${link%/*}" && $in touch "$link" && $in mount --bind $own/resolv.conf "$link"; }
         else
             $in mkdir -p /etc && $in rm -f /etc/resolv.conf && $in cp $own/resolv.conf /etc/resolv.conf
         fi

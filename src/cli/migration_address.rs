@@ -24,7 +24,7 @@ use crate::migration::{MOST_HELLO, Stream, is_begun};
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long one that has connected may take to say that it is a source: it does so at once.
-const FIRST_WORD: Duration = Duration::from_secs(10);
+const FIRST_WORD: Duration = Duration::from_secs(3);
 /// Between two that are none.
 const PACE: Duration = Duration::from_millis(20);
 /// How long either end may be silent unless it is said.

@@ -122,9 +122,9 @@ impl NewFile {
 
     /// The same where no file has the name: it is gone again unless what this returns is kept. [`ErrorKind::AlreadyExists`] if there is one by now.
     pub(crate) fn appear(self) -> io::Result<Exchanged> {
-        let target = self.target.clone();
+        let (target, file) = (self.target.clone(), self.file.try_clone()?);
         self.keep(false)?;
-        Ok(Exchanged { target, old: Before::Nothing })
+        Ok(Exchanged { target, old: Before::Nothing(file) })
     }
 
     /// Gives it mode and owner of the regular file that it is to replace.
@@ -151,7 +151,8 @@ enum Before {
     At(PathBuf),
     /// One that is not any more.
     Lost,
-    Nothing,
+    /// Nothing; this is the file that has it now.
+    Nothing(File),
 }
 
 impl Exchanged {
@@ -169,10 +170,22 @@ impl Drop for Exchanged {
     fn drop(&mut self) {
         match &self.old {
             Before::At(old) if exchange(old, &self.target).is_ok() => drop(fs::remove_file(old)),
-            Before::Nothing => drop(fs::remove_file(&self.target)),
-            Before::At(_) | Before::Lost => {}
+            // Unless it is another one by now, or somebody uses it already.
+            Before::Nothing(file)
+                if is_same(file, &self.target) && matches!(try_lock(file, Kind::Exclusive), Ok(true)) =>
+            {
+                drop(fs::remove_file(&self.target));
+            }
+            Before::At(_) | Before::Lost | Before::Nothing(_) => {}
         }
     }
+}
+
+/// Whether `path` still is that file.
+pub(super) fn is_same(file: &File, path: &Path) -> bool {
+    let own = file.metadata().map(|found| (found.dev(), found.ino()));
+    let named = fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()));
+    matches!((own, named), (Ok(own), Ok(named)) if own == named)
 }
 
 /// Brings names to the medium as well, where the file system can: some network ones cannot.
@@ -330,6 +343,30 @@ mod tests {
             assert_eq!(fs::read(&target).unwrap(), b"whole");
             assert_eq!(names(folder.path()), ["new"]);
         }
+    }
+
+    #[test]
+    fn file_that_appeared_is_gone_again_unless_it_is_used_or_another_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("new");
+        let appear = || NewFile::create(&target).unwrap().appear().unwrap();
+        drop(appear());
+        assert!(names(folder.path()).is_empty());
+        appear().keep();
+        assert_eq!(names(folder.path()), ["new"]);
+        fs::remove_file(&target).unwrap();
+        // A machine has started on it.
+        let appeared = appear();
+        let user = File::open(&target).unwrap();
+        assert!(try_lock(&user, Kind::Shared).unwrap());
+        drop(appeared);
+        assert_eq!(names(folder.path()), ["new"]);
+        fs::remove_file(&target).unwrap();
+        let appeared = appear();
+        fs::rename(&target, folder.path().join("moved")).unwrap();
+        fs::write(&target, "another's").unwrap();
+        drop(appeared);
+        assert_eq!(names(folder.path()), ["moved", "new"]);
     }
 
     #[test]

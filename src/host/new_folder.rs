@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::lock::{try_lock_folder, user};
-use super::new_file;
+use super::new_file::{self, is_same};
 use super::soon::soon;
 
 /// How often a name is tried that others take and leave.
@@ -132,14 +132,37 @@ pub(crate) fn remove_unfinished(path: &Path, mark: &str, known: &dyn Fn(&OsStr) 
 }
 
 /// Removes what processes that were killed have left in `parent` of new folders, whatever they were to be called: this user's, if `is_rest`
-/// says so of the names in them, and nobody has the lock. What it finds there that cannot be removed stays for the next time.
+/// says so of the names in them, and nobody has the lock. What it finds there that cannot be removed stays for the next time. Nothing
+/// is removed where another host's process may be at work, whose locks are not seen here.
 pub(crate) fn sweep(parent: &Path, is_rest: &dyn Fn(&[OsString]) -> bool) {
+    if !File::open(parent).and_then(|folder| is_local(&folder)).unwrap_or(false) {
+        return;
+    }
     for entry in parent.read_dir().into_iter().flatten().flatten() {
         let name = entry.file_name();
         if name.as_bytes().starts_with(b".") && name.as_bytes().ends_with(PART.as_bytes()) {
             let _ = remove_rest(&entry.path(), is_rest);
         }
     }
+}
+
+/// Whether only this host's processes can have it: numbers of statfs(2) (linux/magic.h) of file systems that several have.
+fn is_local(folder: &File) -> io::Result<bool> {
+    const SHARED: [u64; 12] = [
+        0x6969,      // NFS
+        0x6573_5546, // FUSE, virtio-fs
+        0x0102_1997, // 9p
+        0xff53_4d42, // CIFS
+        0xfe53_4d42, // SMB 2
+        0x517b,      // SMB
+        0x00c3_6400, // Ceph
+        0x0116_1970, // GFS2
+        0x7461_636f, // OCFS2
+        0x0bd0_0bd0, // Lustre
+        0x5346_414f, // AFS
+        0x786f_4256, // shared folders of VirtualBox
+    ];
+    Ok(!SHARED.contains(&(rustix::fs::fstatfs(folder)?.f_type.cast_unsigned() & 0xffff_ffff)))
 }
 
 /// Removes this user's folder `path` if `is_rest` says so of the names in it, and nobody has its lock; [`ErrorKind::WouldBlock`] if somebody has.
@@ -166,13 +189,6 @@ fn remove_rest(path: &Path, is_rest: &dyn Fn(&[OsString]) -> bool) -> io::Result
 
 fn open_folder(path: &Path) -> io::Result<File> {
     File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)
-}
-
-/// Whether `path` still is that folder.
-fn is_same(folder: &File, path: &Path) -> bool {
-    let own = folder.metadata().map(|found| (found.dev(), found.ino()));
-    let named = fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()));
-    matches!((own, named), (Ok(own), Ok(named)) if own == named)
 }
 
 #[cfg(test)]

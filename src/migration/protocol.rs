@@ -57,6 +57,7 @@ use super::frame::{self, Frame, invalid};
 use crate::host::disk::DiskMark;
 use crate::kvm::CpuBaseline;
 use crate::machine::{CopyProgress, CopyReport};
+use crate::saved::{MOST_COST, MOST_STATE, cost};
 use crate::spec::Spec;
 
 /// Version of all this.
@@ -71,8 +72,6 @@ const DISK_BYTES: u32 = 5;
 const DISK_ZEROS: u32 = 6;
 /// The beginning of a message that is too long for one frame.
 const PART: u32 = 7;
-/// Most bytes of such a message: the most that the state of a saved machine has.
-const MOST_MESSAGE: usize = 256 << 20;
 /// Bytes of a part.
 const PART_BYTES: usize = 8 << 20;
 
@@ -213,11 +212,25 @@ pub(super) fn receive(from: &mut dyn Read) -> io::Result<Next> {
     }
 }
 
-/// The same with them.
+/// The same, where a message may be long.
+pub(super) fn receive_long(from: &mut dyn Read) -> io::Result<Next> {
+    loop {
+        match receive_frame(from, true)? {
+            Next::Message(Message::Alive) => {}
+            next => return Ok(next),
+        }
+    }
+}
+
+/// Reads what comes next.
 pub(super) fn receive_any(from: &mut dyn Read) -> io::Result<Next> {
+    receive_frame(from, false)
+}
+
+fn receive_frame(from: &mut dyn Read, may_be_long: bool) -> io::Result<Next> {
     let ended = || io::Error::new(io::ErrorKind::UnexpectedEof, "the other end has closed the stream");
     let Frame { kind, body } = Frame::read(from)?.ok_or_else(ended)?;
-    if kind == PART {
+    if kind == PART && may_be_long {
         return read_parts(from, body);
     }
     if let DISK_BYTES | DISK_ZEROS = kind {
@@ -235,6 +248,9 @@ pub(super) fn receive_any(from: &mut dyn Read) -> io::Result<Next> {
 }
 
 fn parse(message: &[u8]) -> io::Result<Next> {
+    if cost(message) > MOST_COST {
+        return Err(invalid("a message has more in it than any can have"));
+    }
     serde_json::from_slice(message).map(Next::Message).map_err(|_| invalid("a message is unknown"))
 }
 
@@ -247,7 +263,7 @@ fn read_parts(from: &mut dyn Read, mut message: Vec<u8>) -> io::Result<Next> {
         if !matches!(kind, PART | MESSAGE) || body.is_empty() {
             return Err(invalid("a message is not whole"));
         }
-        if message.len() + body.len() > MOST_MESSAGE {
+        if (message.len() + body.len()) as u64 > MOST_STATE {
             return Err(invalid("a message is longer than any can be"));
         }
         message.extend(body);
@@ -301,17 +317,24 @@ mod tests {
         send(&mut stream, &Message::Section { id: "fs0".into(), state: state.clone() }).unwrap();
         send(&mut stream, &Message::Go).unwrap();
         let mut from = stream.as_slice();
-        let read = receive(&mut from).unwrap();
+        let read = receive_long(&mut from).unwrap();
         assert!(matches!(read, Next::Message(Message::Section { state: read, .. }) if read == state));
         assert!(matches!(receive(&mut from).unwrap(), Next::Message(Message::Go)));
         // Cut, mixed with something else, or without an end.
         let first = 16 + PART_BYTES;
-        assert!(receive(&mut &stream[..first]).is_err());
+        assert!(receive_long(&mut &stream[..first]).is_err());
+        // Nor where none can be so long.
+        assert!(receive(&mut stream.as_slice()).is_err());
         let mut mixed = stream[..first].to_vec();
         pages(&mut mixed, 0, b"page").unwrap();
-        assert!(receive(&mut mixed.as_slice()).is_err());
-        let endless = stream[..first].repeat(MOST_MESSAGE / PART_BYTES + 1);
-        assert!(receive(&mut endless.as_slice()).is_err());
+        assert!(receive_long(&mut mixed.as_slice()).is_err());
+        let endless = stream[..first].repeat(33);
+        assert!(receive_long(&mut endless.as_slice()).is_err());
+        // Few bytes, many values.
+        let data = serde_json::from_str(&format!("[{}0]", "0,".repeat(9 << 20))).unwrap();
+        let mut many = Vec::new();
+        send(&mut many, &Message::Section { id: "fs0".into(), state: State { data, ..state } }).unwrap();
+        assert!(receive_long(&mut many.as_slice()).is_err());
     }
 
     #[test]

@@ -16,12 +16,8 @@ use crate::machine::SavedState;
 use crate::machine::StartError;
 use crate::machine::files::Restore;
 use crate::machine::incoming::Incoming;
+use crate::saved::{MOST_COST, MOST_SECTIONS, MOST_STATE, cost};
 use crate::spec::Spec;
-
-/// Most sections, as a saved machine has.
-const MOST_SECTIONS: usize = 4096;
-/// Most bytes of all their frames: a vCPU has some 30 KiB.
-const MOST_STATE: u64 = 256 << 20;
 
 /// Both directions of the stream to the source.
 pub(crate) struct Stream {
@@ -141,17 +137,19 @@ fn take(
     let mut disks = IncomingDisks::create(&spec, &lens, folder).map_err(refused)?;
     let incoming = Incoming::new(&spec)?;
     protocol::send(&mut stream.writer, &Message::Accepted)?;
-    let (mut states, mut bytes) = (Vec::new(), 0u64);
+    let (mut states, mut bytes, mut values) = (Vec::new(), 0u64, 0u64);
     loop {
-        match protocol::receive(&mut stream.reader)? {
+        match protocol::receive_long(&mut stream.reader)? {
             Next::Pages(offset, data) => incoming.data(offset, &data)?,
             Next::Zeros(offset, len) => incoming.zeros(offset, len)?,
             Next::DiskBytes(disk, offset, bytes) => disks.data(disk, offset, &bytes).map_err(of_disk)?,
             Next::DiskZeros(disk, offset, len) => disks.zeros(disk, offset, len).map_err(of_disk)?,
             Next::Message(Message::Section { id, state }) => {
-                bytes += state.data.to_string().len() as u64;
+                // As in a saved machine.
+                let text = state.data.to_string();
+                (bytes, values) = (bytes + text.len() as u64, values + cost(text.as_bytes()));
                 states.push((id, state));
-                if states.len() > MOST_SECTIONS || bytes > MOST_STATE {
+                if states.len() > MOST_SECTIONS || bytes > MOST_STATE || values > MOST_COST {
                     return Err(refused("its state is larger than that of any machine".into()));
                 }
             }

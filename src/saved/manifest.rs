@@ -18,18 +18,18 @@ use crate::spec::{DiskSpec, Spec};
 /// Layout of the folder.
 pub(super) const FORMAT: u64 = 1;
 /// Most sections: a machine has 255 vCPUs and some hundred devices at most.
-const MOST_SECTIONS: usize = 4096;
+pub(crate) const MOST_SECTIONS: usize = 4096;
 /// Most [`cost`] of all sections. Some hundred megabytes of memory; a machine with 255 vCPUs has some three million.
-const MOST_COST: u64 = 8 << 20;
+pub(crate) const MOST_COST: u64 = 8 << 20;
 /// What an object costs more than a number: the map of a single field has room for eleven.
 const OBJECT_COST: u64 = 20;
 
 /// Most bytes of `state`: a vCPU has some 30 KiB, a device a few hundred bytes and what its queues hold, a share some hundred bytes for each file
 /// that its guest knows.
-pub(super) const MOST_STATE: u64 = 256 << 20;
+pub(crate) const MOST_STATE: u64 = 256 << 20;
 
 /// How much memory a text takes once it is read, counted in values, before it is read. Commas and brackets in strings count too.
-fn cost(json: &[u8]) -> u64 {
+pub(crate) fn cost(json: &[u8]) -> u64 {
     let of = |byte: &u8| match byte {
         b',' | b'[' => 1,
         b'{' => OBJECT_COST,

@@ -22,8 +22,8 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use error::SavedMachineError;
-use manifest::{MOST_STATE, Manifest, SavedDisk};
-pub(crate) use manifest::{copied_format, copy_name};
+pub(crate) use manifest::{MOST_COST, MOST_SECTIONS, MOST_STATE, copied_format, copy_name, cost};
+use manifest::{Manifest, SavedDisk};
 pub(crate) use overlays::note_overlays;
 pub(crate) use overlays::overlay_on;
 #[cfg(feature = "cli")]

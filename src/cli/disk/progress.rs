@@ -48,8 +48,9 @@ impl Bar {
                 if came.swap(number, Ordering::Relaxed) != 0 {
                     std::process::exit(128 + number);
                 }
+                // It may take its time, in which the second signal counts.
                 if let Some(cancel) = cancel.take() {
-                    cancel();
+                    let _ = spawn(Role::Cli, "cancel", cancel);
                 }
             }
         };

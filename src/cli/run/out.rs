@@ -37,6 +37,9 @@ impl OutFolder {
     pub(super) fn create(given: &Path) -> Result<Self, RunError> {
         let failed = |source| RunError::Out { path: given.to_path_buf(), source };
         let target = std::path::absolute(given).map_err(failed)?;
+        if target.is_symlink() {
+            return Err(failed(io::Error::other("it is a link; name the directory that it leads to")));
+        }
         match fs::read_dir(&target).map(|mut entries| entries.next().is_some()) {
             Ok(true) => return Err(RunError::OutNotEmpty(given.into())),
             Err(error) if error.kind() == ErrorKind::NotADirectory && target.is_file() => {

@@ -108,7 +108,8 @@ impl Share {
 
     /// Opens what a descriptor is of once more, by the kernel's link to it.
     fn opened_anew(&self, open: &OwnedFd, mode: OpenMode) -> Answer<OwnedFd> {
-        let flags = self.flags(mode) | OFlags::CLOEXEC;
+        // One that somebody of the host has a lease on is not waited for.
+        let flags = self.flags(mode) | OFlags::NONBLOCK | OFlags::CLOEXEC;
         rustix::fs::open(proc_path(open, None).as_slice(), flags, Mode::empty()).map_err(errno)
     }
 

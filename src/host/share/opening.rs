@@ -121,7 +121,7 @@ impl Limits {
         let count = count.max(1);
         Limits {
             // Those of all shares fit into the state of a saved machine.
-            handles: (files / (2 * count).max(4)).clamp(8, (1 << 17) / count.max(2)),
+            handles: (files / (2 * count).max(4)).clamp(8, (1 << 16) / count),
             folders: (files / (8 * count).max(16)).clamp(4, 512),
             nodes: super::nodes::MOST_NODES / count,
             names: super::nodes::MOST_NAMES / count,

@@ -16,6 +16,9 @@ mount -t ext4 -o ro $(readlink -f peers.root) /peers
 mount -t ext4 $(readlink -f peers.tree) /trees
 for place in dev proc sys; do mount --rbind /$place /peers/$place; done
 for place in tmp run var/tmp root; do mount -t tmpfs tmpfs /peers/$place; done
+# Made when the package is installed, which this one is not; virtme-ng does not start without it.
+mount -t tmpfs tmpfs /peers/etc/ssl/certs
+cat /peers/usr/share/ca-certificates/mozilla/*.crt >/peers/etc/ssl/certs/ca-certificates.crt
 mount --bind /trees /peers/mnt
 mount --bind $PWD /peers/lab
 cat /trees/linux/.git/packed-refs >/dev/null 2>&1 || true";

@@ -178,7 +178,8 @@ impl Later {
                 Some(at)
             }
             Err(error) => {
-                log::warn!("{}: no thread for calls that take long: {error}", self.name);
+                // At a guest's pace, so not more than that.
+                log::debug!("{}: no thread for calls that take long: {error}", self.name);
                 None
             }
         }
