@@ -22,6 +22,15 @@ const LISTENS: &str = "0A";
 
 /// A process that listens where `address` would.
 pub(crate) fn find(proc: &Path, protocol: Protocol, address: SocketAddr) -> Option<PortOwner> {
+    find_all(proc, protocol, address).next()
+}
+
+/// All of them: a process that begins has for a moment what the one has that begins it.
+pub(crate) fn find_all(
+    proc: &Path,
+    protocol: Protocol,
+    address: SocketAddr,
+) -> impl Iterator<Item = PortOwner> {
     let lists = match protocol {
         Protocol::Tcp => ["net/tcp", "net/tcp6"],
         Protocol::Udp => ["net/udp", "net/udp6"],
@@ -32,8 +41,9 @@ pub(crate) fn find(proc: &Path, protocol: Protocol, address: SocketAddr) -> Opti
         (protocol == Protocol::Udp || socket.state == LISTENS)
             && socket.address.port() == address.port()
             && overlap(socket.address.ip(), address.ip())
-    })?;
-    process_with(proc, &format!("socket:[{}]", listed.inode))
+    });
+    let socket = listed.map(|listed| format!("socket:[{}]", listed.inode));
+    socket.into_iter().flat_map(|socket| processes_with(proc, socket))
 }
 
 /// Whether both cannot be bound: one is the other, or all addresses.
@@ -41,12 +51,13 @@ fn overlap(one: IpAddr, other: IpAddr) -> bool {
     one == other || one.is_unspecified() || other.is_unspecified()
 }
 
-fn process_with(proc: &Path, socket: &str) -> Option<PortOwner> {
-    fs::read_dir(proc).ok()?.flatten().find_map(|entry| {
+fn processes_with(proc: &Path, socket: String) -> impl Iterator<Item = PortOwner> + use<> {
+    fs::read_dir(proc).into_iter().flatten().flatten().filter_map(move |entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
         // Other users' descriptors are not readable.
         let mut files = fs::read_dir(entry.path().join("fd")).ok()?.flatten();
-        let has = files.any(|file| fs::read_link(file.path()).is_ok_and(|to| to.as_os_str() == socket));
+        let has =
+            files.any(|file| fs::read_link(file.path()).is_ok_and(|to| to.as_os_str() == socket.as_str()));
         let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
         // A program chooses its name itself.
         has.then(|| PortOwner { pid, program: name.trim().escape_debug().to_string() })

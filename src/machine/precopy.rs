@@ -319,9 +319,10 @@ impl<'a> Copy<'a> {
         if controls.copy.away().is_some() {
             return Err(SaveError::Away);
         }
+        // First, so that whoever finds the log in use sees whether its user is wanted.
+        let shown = controls.copy.show();
         let (log, CopyStart { ram, spec }) = MemoryLog::begin_soon(controls)?;
-        let spec = spec?;
-        Ok(Copy { spec, controls, log, ram, shown: controls.copy.show(), disks: Vec::new() })
+        Ok(Copy { spec: spec?, controls, log, ram, shown, disks: Vec::new() })
     }
 
     /// What the machine is made of.

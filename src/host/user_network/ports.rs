@@ -123,7 +123,7 @@ fn is_anothers(forward: &Forward) -> bool {
         Protocol::Tcp => spec::Protocol::Tcp,
         Protocol::Udp => spec::Protocol::Udp,
     };
-    port_owner::find(Path::new("/proc"), protocol, forward.bind).is_some_and(|owner| !is_own_child(owner.pid))
+    port_owner::find_all(Path::new("/proc"), protocol, forward.bind).any(|owner| !is_own_child(owner.pid))
 }
 
 /// What has changed since the network of a boot looked last.
