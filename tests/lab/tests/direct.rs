@@ -44,7 +44,8 @@ fn a_megabyte_goes_both_ways_unchanged() {
 fn lab_run_on_a_terminal_is_raw_while_it_lasts_and_restored_after() {
     let lab = direct(&LabConfig::default());
     // Short sleeps: a signal that comes between two commands is seen before the next one.
-    let inner = "trap 'echo inner caught it; exit 9' INT; tty; while :; do sleep 0.1; done";
+    // `noflsh`: what is written while Ctrl-C is still being handled would be thrown away with what was written before it.
+    let inner = "trap 'echo inner caught it; exit 9' INT; stty noflsh; tty; while :; do sleep 0.1; done";
     let script = format!(
         "before=$(stty -g); MINIVMM_LAB=direct {} run -- sh -c \"{inner}\"
          echo status-$?; test \"$before\" = \"$(stty -g)\" && echo restored",
