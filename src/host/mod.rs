@@ -12,6 +12,7 @@ pub(crate) mod disk;
 pub(crate) mod disk_image;
 #[cfg(feature = "cli")]
 pub(crate) mod facts;
+mod file_system;
 pub(crate) mod forward;
 pub(crate) mod frame_link;
 pub(crate) mod identity;

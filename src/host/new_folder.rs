@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::file_system::magic;
 use super::lock::{try_lock_folder, user};
 use super::new_file::{self, is_same};
 use super::soon::soon;
@@ -162,7 +163,7 @@ fn is_local(folder: &File) -> io::Result<bool> {
         0x5346_414f, // AFS
         0x786f_4256, // shared folders of VirtualBox
     ];
-    Ok(!SHARED.contains(&(rustix::fs::fstatfs(folder)?.f_type.cast_unsigned() & 0xffff_ffff)))
+    Ok(!SHARED.contains(&magic(folder)?))
 }
 
 /// Removes this user's folder `path` if `is_rest` says so of the names in it, and nobody has its lock; [`ErrorKind::WouldBlock`] if somebody has.

@@ -204,18 +204,17 @@ pub(crate) fn is_begun(bytes: &[u8]) -> Option<bool> {
 
 /// Reads what comes next, but for signs of life.
 pub(super) fn receive(from: &mut dyn Read) -> io::Result<Next> {
-    loop {
-        match receive_any(from)? {
-            Next::Message(Message::Alive) => {}
-            next => return Ok(next),
-        }
-    }
+    receive_but_alive(from, false)
 }
 
 /// The same, where a message may be long.
 pub(super) fn receive_long(from: &mut dyn Read) -> io::Result<Next> {
+    receive_but_alive(from, true)
+}
+
+fn receive_but_alive(from: &mut dyn Read, may_be_long: bool) -> io::Result<Next> {
     loop {
-        match receive_frame(from, true)? {
+        match receive_frame(from, may_be_long)? {
             Next::Message(Message::Alive) => {}
             next => return Ok(next),
         }

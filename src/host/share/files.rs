@@ -89,20 +89,22 @@ impl Share {
         // A FIFO would wait for its other end; the kind is looked at below.
         let flags = self.flags(mode) | OFlags::NONBLOCK | OFlags::NOCTTY;
         let file = open_beneath(folder, name, flags, Mode::empty())?;
-        let stat = stat_of(&file).map_err(errno)?;
-        self.may_use(&file, &stat)?;
-        if u32::from(stat.stx_mode) & KIND == FILE { Ok((file, stat)) } else { Err(Errno::STALE) }
+        let stat = self.usable_file(&file)?;
+        Ok((file, stat))
+    }
+
+    /// The attributes of a descriptor, which must be of a file that the guest may use.
+    fn usable_file(&self, file: &OwnedFd) -> Answer<Statx> {
+        let stat = stat_of(file).map_err(errno)?;
+        self.may_use(file, &stat)?;
+        if u32::from(stat.stx_mode) & KIND == FILE { Ok(stat) } else { Err(Errno::STALE) }
     }
 
     /// Opens a name that nothing is known of but that it is there. What is no file is not opened at all, as that alone does
     /// something with a device or a FIFO.
     fn open_found(&self, folder: &OwnedFd, name: &[u8], mode: OpenMode) -> Answer<OwnedFd> {
         let found = open_beneath(folder, name, OFlags::PATH, Mode::empty())?;
-        let stat = stat_of(&found).map_err(errno)?;
-        self.may_use(&found, &stat)?;
-        if u32::from(stat.stx_mode) & KIND != FILE {
-            return Err(Errno::STALE);
-        }
+        self.usable_file(&found)?;
         self.opened_anew(&found, mode)
     }
 

@@ -8,6 +8,7 @@ use virtio::fs::{Answer, Errno};
 
 use super::attributes::Identity;
 use super::{Share, errno};
+use crate::host::file_system::magic;
 
 /// Numbers of statfs(2) (linux/magic.h).
 const KERNELS: [u64; 22] = [
@@ -36,27 +37,23 @@ const KERNELS: [u64; 22] = [
 ];
 const OVERLAYFS: u64 = 0x794c_7630;
 
-fn kind(fd: impl AsFd) -> rustix::io::Result<u64> {
-    // Magic numbers have 32 bits, whatever the sign of the field.
-    Ok(rustix::fs::fstatfs(fd)?.f_type.cast_unsigned() & 0xffff_ffff)
+/// Whether a file system of this number is the kernel's own.
+pub(super) fn is_kernels(magic: u64) -> bool {
+    KERNELS.contains(&magic)
 }
 
-/// Whether it lies on a file system of the kernel's own.
-pub(super) fn is_kernels(fd: impl AsFd) -> rustix::io::Result<bool> {
-    kind(fd).map(|kind| KERNELS.contains(&kind))
-}
-
-/// Whether it lies on a file system where a file's birth stays. With overlayfs (of containers) it is another one once the file has
+/// Whether a file's birth stays on a file system of this number. With overlayfs (of containers) it is another one once the file has
 /// been changed.
-pub(super) fn keeps_births(fd: impl AsFd) -> rustix::io::Result<bool> {
-    kind(fd).map(|kind| kind != OVERLAYFS)
+pub(super) fn keeps_births(magic: u64) -> bool {
+    magic != OVERLAYFS
 }
 
 impl Share {
     /// Refuses what `fd` is of, whose attributes are `stat`, if it is the kernel's own.
     pub(super) fn may_use(&self, fd: impl AsFd, stat: &Statx) -> Answer<()> {
         // A mounted file system is another device than the shared folder's, which was looked at.
-        if Identity::of(stat).device == self.folder.identity.device || !is_kernels(fd).map_err(errno)? {
+        if Identity::of(stat).device == self.folder.identity.device || !is_kernels(magic(fd).map_err(errno)?)
+        {
             return Ok(());
         }
         Err(Errno::ACCES)

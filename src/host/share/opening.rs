@@ -12,6 +12,7 @@ use virtio::fs::Caching;
 use super::attributes::{Identity, stat_of};
 use super::mounts::{is_kernels, keeps_births};
 use super::sys;
+use crate::host::file_system::magic;
 use crate::host::lock::user;
 use crate::spec::{ShareCache, ShareLocks, ShareOwner, ShareSpec};
 
@@ -140,10 +141,10 @@ impl SharedFolder {
         let told = |error: rustix::io::Errno| told(path, error.into());
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(told)?;
         let found = stat_of(&root).map_err(told)?;
-        if is_kernels(&root).map_err(told)? {
+        let magic = magic(&root).map_err(told)?;
+        if is_kernels(magic) {
             return Err(ShareError::Kernels { path: path.to_path_buf() });
         }
-        let keeps_births = keeps_births(&root).map_err(told)?;
         let caching = match spec.cache.unwrap_or_default() {
             ShareCache::Auto => Caching::Auto,
             ShareCache::Always => Caching::Always,
@@ -162,7 +163,7 @@ impl SharedFolder {
             user: user(),
             group: sys::group(),
             umask: umask(),
-            keeps_births,
+            keeps_births: keeps_births(magic),
             limits: Limits::of(count, sys::most_open_files()),
         };
         // With the births that it goes by.
