@@ -1,6 +1,8 @@
 //! Loop devices of a host that the tests make up, and one of this host where that is possible.
 
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -123,6 +125,12 @@ impl RealLoop {
 impl Drop for RealLoop {
     fn drop(&mut self) {
         let _ = Command::new("losetup").arg("-d").arg(&self.0).status();
+        // The kernel detaches it with its last descriptor, of which a process that another test begins has a copy until its exec.
+        let folder = Path::new("/sys/block").join(self.0.file_name().unwrap());
+        let until = Instant::now() + Duration::from_secs(20);
+        while LoopDevice::at(folder.clone()).is_some() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 
