@@ -10,7 +10,7 @@ use std::sync::Arc;
 use virtio::fs::{Answer, Errno, Name, Node};
 
 use super::attributes::Identity;
-use super::opening::{Limits, SharedFolder};
+use super::shared_folder::{Limits, SharedFolder};
 
 /// Most nodes of all shares of a machine, some 200 bytes each and their names.
 pub(super) const MOST_NODES: usize = 1 << 20;

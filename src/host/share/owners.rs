@@ -4,10 +4,10 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{Statx, XattrFlags};
-use virtio::fs::{Answer, Errno};
+use virtio::fs::Answer;
 
 use super::attributes::{FILE, FOLDER, KIND};
-use super::nodes::{ROOT, Slot};
+use super::nodes::Slot;
 use super::{Share, errno};
 use crate::spec::ShareOwner;
 
@@ -48,19 +48,6 @@ pub(super) fn proc_path(fd: &OwnedFd, name: Option<&[u8]>) -> Vec<u8> {
 }
 
 impl Share {
-    /// Where the extended attributes of a file are, and whether that is a link of this process that has to be followed.
-    pub(super) fn xattr_path(&mut self, slot: Slot) -> Answer<(Vec<u8>, bool, std::sync::Arc<OwnedFd>)> {
-        if let Some(open) = self.any_open(slot) {
-            return Ok((proc_path(&open, None), true, open));
-        }
-        if slot == ROOT || self.nodes.get(slot)?.identity.is_folder() {
-            let folder = self.folder(slot)?;
-            return Ok((proc_path(&folder, None), true, folder));
-        }
-        let (folder, name) = self.known_place(slot)?;
-        Ok((proc_path(&folder, Some(&name)), false, folder))
-    }
-
     /// What is kept of a file's owner, where owners are kept.
     pub(super) fn override_of(&mut self, slot: Slot, stat: &Statx) -> Option<Override> {
         let kind = u32::from(stat.stx_mode) & KIND;
@@ -68,26 +55,15 @@ impl Share {
         if self.folder.options.owner != ShareOwner::Xattr || !matches!(kind, FILE | FOLDER) {
             return None;
         }
-        let (path, follows, _fd) = self.xattr_path(slot).ok()?;
         let mut text = [0; 64];
-        let len = if follows {
-            rustix::fs::getxattr(path.as_slice(), NAME, &mut text)
-        } else {
-            rustix::fs::lgetxattr(path.as_slice(), NAME, &mut text)
-        };
-        Override::parse(text.get(..len.ok()?)?)
+        let len = self.attributes(slot).ok()?.get(NAME, &mut text).ok()?;
+        Override::parse(text.get(..len)?)
     }
 
     /// Keeps them; nothing where owners are not kept.
     pub(super) fn keep_override(&mut self, slot: Slot, owned: Override) -> Answer<()> {
-        let (path, follows, _fd) = self.xattr_path(slot)?;
-        let (text, flags) = (owned.text(), XattrFlags::empty());
-        let result = if follows {
-            rustix::fs::setxattr(path.as_slice(), NAME, text.as_bytes(), flags)
-        } else {
-            rustix::fs::lsetxattr(path.as_slice(), NAME, text.as_bytes(), flags)
-        };
-        match result {
+        let kept = self.attributes(slot)?.set(NAME, owned.text().as_bytes(), XattrFlags::empty());
+        match kept {
             // Links, FIFOs and sockets have none.
             Err(rustix::io::Errno::PERM) => Ok(()),
             result => result.map_err(errno),
@@ -98,11 +74,6 @@ impl Share {
     pub(super) fn keeps_owners(&self) -> bool {
         self.folder.options.owner == ShareOwner::Xattr
     }
-}
-
-/// Whether the guest may use the attribute `name`: those of users. `security.` and `trusted.` are the host's.
-pub(super) fn is_users(name: &[u8]) -> Answer<()> {
-    if name.starts_with(b"user.") && name != NAME { Ok(()) } else { Err(Errno::NOTSUP) }
 }
 
 #[cfg(test)]

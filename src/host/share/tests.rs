@@ -438,7 +438,7 @@ fn the_kernels_own_file_systems_are_not_shared_with_the_folder_that_they_are_mou
 #[test]
 fn limits_are_divided_among_shares_and_leave_the_machine_its_part() {
     for (count, files) in [(1, 1024), (3, 1024), (24, 1024), (24, 1 << 20), (2, 64)] {
-        let limits = opening::Limits::of(count, files);
+        let limits = shared_folder::Limits::of(count, files);
         assert!(
             (limits.handles + limits.folders) * count <= files * 3 / 4 || files < 1024,
             "{count} {limits:?}"

@@ -3,6 +3,7 @@
 use super::testing::{MemoryFs, init, request};
 use super::*;
 use crate::testing::Guest;
+use devices::component::Component;
 
 const REQ: usize = REQUESTS as usize;
 const HIGH: usize = HIGH_PRIORITY as usize;
@@ -14,7 +15,10 @@ struct Driver {
 
 impl Driver {
     fn new(fs: &MemoryFs) -> Self {
-        let device = Fs::new("fs0", "work", Box::new(fs.clone()));
+        Self::of(Fs::new("fs0", "work", Box::new(fs.clone())))
+    }
+
+    fn of(device: Fs) -> Self {
         let mut guest = Guest::new(Box::new(device), Box::new(Epoll::new));
         guest.start(0, 64);
         let mut driver = Driver { guest, unique: 0 };
@@ -99,6 +103,24 @@ fn file_is_made_written_read_and_forgotten() {
     assert_eq!(fs.lookups(), 0);
     let counters = driver.guest.counters();
     assert_eq!((counters.bytes_in.now(), counters.bytes_out.now()), (7 + 4 + 6 + 6, 5 + 2));
+}
+
+#[test]
+fn guest_is_told_of_what_it_forgot_together_and_before_the_device_rests() {
+    let fs = MemoryFs::new(Caching::Auto);
+    let forget = |driver: &mut Driver, name: &[u8]| {
+        let (node, _) = driver.create(name);
+        driver.guest.request(HIGH, &[&request(opcode::FORGET, 9, node, &longs(&[1]))], &[]);
+    };
+    let new = || Fs::new("fs0", "work", Box::new(fs.clone()));
+    let mut driver = Driver::of(Fs { collected: Duration::from_secs(3600), ..new() });
+    [b"a", b"b", b"c"].into_iter().for_each(|name| forget(&mut driver, name));
+    assert_eq!((fs.lookups(), driver.guest.interrupts(HIGH)), (0, 0));
+    driver.guest.function.quiesce();
+    assert_eq!(driver.guest.interrupts(HIGH), 1);
+    let mut driver = Driver::of(new());
+    forget(&mut driver, b"d");
+    driver.guest.wait_until("it is told", |guest| guest.interrupts(HIGH) == 1);
 }
 
 #[test]
