@@ -86,6 +86,7 @@ impl SharedFolder {
             atime: time(stat.stx_atime),
             mtime: time(stat.stx_mtime),
             ctime: time(stat.stx_ctime),
+            born: (stat.stx_mask & StatxFlags::BTIME.bits() != 0).then(|| time(stat.stx_btime)),
             mode,
             nlink: stat.stx_nlink,
             uid,

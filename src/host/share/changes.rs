@@ -5,11 +5,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{AtFlags, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use virtio::fs::{Answer, Change, Errno, OpenMode, SetTime};
 
 use super::attributes::{KIND, LINK, PRIVILEGES, stat_of};
-use super::folders::open_beneath;
 use super::nodes::{ROOT, Slot};
 use super::owners::{Override, proc_path};
 use super::{Share, errno};
@@ -21,20 +20,14 @@ impl Share {
         if let Some(open) = handle.cloned().or_else(|| self.any_open(slot)) {
             return rustix::fs::fchmod(open, mode).map_err(errno);
         }
-        if identity.kind == LINK {
-            return Err(Errno::NOTSUP);
+        match slot {
+            ROOT => rustix::fs::fchmod(&self.folder.root, mode).map_err(errno),
+            _ if identity.kind == LINK => Err(Errno::NOTSUP),
+            _ => {
+                let (file, _) = self.known_file(slot)?;
+                rustix::fs::chmod(proc_path(&file, None).as_slice(), mode).map_err(errno)
+            }
         }
-        // Whatever is at the name meanwhile: what is changed is what was looked at.
-        let path = match self.place(slot) {
-            Ok((folder, name)) => open_beneath(folder, &name, OFlags::PATH, Mode::empty())?,
-            Err(_) => open_beneath(&self.folder.root, b".", OFlags::PATH, Mode::empty())?,
-        };
-        let stat = stat_of(&path).map_err(errno)?;
-        if self.folder.identify(&stat) != identity {
-            return Err(Errno::STALE);
-        }
-        self.may_use(&path, &stat)?;
-        rustix::fs::chmod(proc_path(&path, None).as_slice(), mode).map_err(errno)
     }
 
     pub(super) fn set_size(&mut self, slot: Slot, handle: Option<&Arc<OwnedFd>>, size: u64) -> Answer<()> {
@@ -70,17 +63,41 @@ impl Share {
 
     /// Owner and permissions where they are kept in an attribute.
     pub(super) fn set_override(&mut self, slot: Slot, change: &Change) -> Answer<()> {
-        let attr = self.attr_of(slot)?;
+        // What cannot be read is not written over.
+        let before = self.kept(slot)?;
+        let stat = self.stat(slot)?;
+        let attr = self.folder.attr(&stat, before);
         let mode = change.mode.unwrap_or(attr.mode & !KIND);
         let keeps = !change.drops_privileges || change.mode.is_some();
         let owned = Override {
             uid: change.uid.unwrap_or(attr.uid),
             gid: change.gid.unwrap_or(attr.gid),
-            mode: if keeps { mode } else { mode & !PRIVILEGES },
+            mode: if keeps { mode } else { without_privileges(mode) },
         };
         if (owned.uid, owned.gid, owned.mode) == (attr.uid, attr.gid, attr.mode & !KIND) {
             return Ok(());
         }
         self.keep_override(slot, owned)
     }
+
+    /// The bits that give a program of the guest its owner's rights go, as somebody else has changed it.
+    pub(super) fn drop_privileges(&mut self, slot: Slot, handle: Option<&Arc<OwnedFd>>) -> Answer<()> {
+        if self.keeps_owners() {
+            return self.set_override(slot, &Change { drops_privileges: true, ..Change::default() });
+        } else if self.folder.user != 0 {
+            // The host's kernel does it to whoever is not root.
+            return Ok(());
+        }
+        let stat = match handle {
+            Some(file) => stat_of(file).map_err(errno)?,
+            None => self.stat(slot)?,
+        };
+        let mode = u32::from(stat.stx_mode);
+        if without_privileges(mode) == mode { Ok(()) } else { self.set_mode(slot, handle, mode) }
+    }
+}
+
+/// Set-group-id without permission to execute is no privilege (`S_ISGID` in inode(7)).
+fn without_privileges(mode: u32) -> u32 {
+    mode & !if mode & 0o010 == 0 { 0o4000 } else { PRIVILEGES }
 }

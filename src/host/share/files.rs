@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use devices::component::StateError;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, SeekFrom, Statx};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, SeekFrom, Statx};
 use serde_json::Value;
 use virtio::fs::{
     Answer, Attr, Caching, Caller, Change, Entry, Errno, FileSystem, Handle, Listing, Lock, LockKind, Name,
@@ -16,9 +16,9 @@ use virtio::fs::{
 use virtio::memory::{Memory, Segment};
 
 use super::attributes::{LINK, stat_at, stat_of};
-use super::folders::open_beneath;
+use super::folders::{gone, open_beneath};
 use super::nodes::Slot;
-use super::owners::Override;
+use super::owners::{Override, proc_path};
 use super::{Share, errno, space};
 
 /// Longest text of a link that the host can have, and one more.
@@ -36,30 +36,57 @@ impl Share {
     }
 
     /// The attributes of a node as the host has them.
-    pub(super) fn attr_of(&mut self, slot: Slot) -> Answer<Attr> {
+    fn attr_of(&mut self, slot: Slot) -> Answer<Attr> {
         let stat = self.stat(slot)?;
         let owned = self.override_of(slot, &stat);
         Ok(self.folder.attr(&stat, owned))
     }
 
-    /// The entry of a name that was just made in `parent`.
+    /// The entry of a name that was just made in `parent`: with an owner where they are kept, and permissions that it does not have
+    /// yet.
     fn made(
         &mut self,
         parent: Slot,
         folder: &Arc<OwnedFd>,
         name: Name<'_>,
-        owned: Option<Override>,
+        with: Option<(Override, Option<u32>)>,
     ) -> Answer<Entry> {
-        let stat = stat_at(folder, name.bytes()).map_err(errno)?;
+        let mut stat = stat_at(folder, name.bytes()).map_err(errno)?;
         let slot = self.nodes.intern(parent, name.bytes(), self.folder.identify(&stat), true)?;
-        if let Some(owned) = owned
-            && self.keeps_owners()
-            && let Err(error) = self.keep_override(slot, owned)
-        {
+        let done = match with {
+            Some((owned, _)) if self.keeps_owners() => self.keep_override(slot, owned),
+            _ => Ok(()),
+        };
+        let done = done.and_then(|()| {
+            if let Some((_, Some(mode))) = with {
+                self.set_mode(slot, None, mode)?;
+                stat = self.stat(slot)?;
+            }
+            self.entry(slot, &stat)
+        });
+        done.inspect_err(|_| {
             self.nodes.drop_unused(slot);
-            return Err(error);
+            self.unmake(folder, name, &stat);
+        })
+    }
+
+    /// Removes what was just made, as the guest hears that it was not, unless its name is another's by now.
+    pub(super) fn unmake(&self, folder: &OwnedFd, name: Name<'_>, made: &Statx) {
+        let is_it = |found: Statx| self.folder.identify(&found) == self.folder.identify(made);
+        if stat_at(folder, name.bytes()).is_ok_and(is_it) {
+            let is_folder = self.folder.identify(made).is_folder();
+            let flags = if is_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+            let _ = rustix::fs::unlinkat(folder, OsStr::from_bytes(name.bytes()), flags);
         }
-        self.entry(slot, &stat)
+    }
+
+    /// Empties an open file.
+    fn empty(&mut self, slot: Slot, handle: Handle, mode: OpenMode) -> Answer<()> {
+        let file = self.handles.fd(handle)?;
+        if mode.drops_privileges {
+            self.drop_privileges(slot, Some(&file))?;
+        }
+        rustix::fs::ftruncate(file, 0).map_err(errno)
     }
 
     /// Permissions on the host of something new. The bits that give rights on the host are left out, and with
@@ -129,13 +156,10 @@ impl FileSystem for Share {
             self.set_mode(slot, handle.as_ref(), mode)?;
         }
         // Without attributes for them, owners are taken note of by nobody: files are the host user's.
-        if self.keeps_owners()
-            && (change.mode.is_some()
-                || change.uid.is_some()
-                || change.gid.is_some()
-                || change.drops_privileges)
-        {
+        if self.keeps_owners() && (change.mode.is_some() || change.uid.is_some() || change.gid.is_some()) {
             self.set_override(slot, change)?;
+        } else if change.drops_privileges && change.mode.is_none() {
+            self.drop_privileges(slot, handle.as_ref())?;
         }
         if change.atime.is_some() || change.mtime.is_some() {
             self.set_times(slot, handle.as_ref(), change)?;
@@ -152,7 +176,14 @@ impl FileSystem for Share {
         let at = text.len();
         text.resize(at + LINK_TEXT, 0);
         let into = text.get_mut(at..).unwrap_or_default();
-        let len = rustix::fs::readlinkat_raw(folder, OsStr::from_bytes(&name), into).map_err(errno)?;
+        let len =
+            rustix::fs::readlinkat_raw(folder, OsStr::from_bytes(&name), into).map_err(
+                |error| match error {
+                    // It is no link any more.
+                    rustix::io::Errno::INVAL => Errno::STALE,
+                    error => gone(errno(error)),
+                },
+            )?;
         text.truncate(at + len);
         Ok(())
     }
@@ -173,28 +204,19 @@ impl FileSystem for Share {
                 return self.made(parent, &folder, name, None);
             }
         };
-        let given = self.permissions(mode, kind == FileType::Directory);
+        let is_folder = kind == FileType::Directory;
+        let given = self.permissions(mode, is_folder);
+        let owned = self.owner_of_new(parent, caller, mode, is_folder);
         let raw = Mode::from_raw_mode(given);
-        let made = if kind == FileType::Directory {
+        let made = if is_folder {
             rustix::fs::mkdirat(&folder, at, raw)
         } else {
             rustix::fs::mknodat(&folder, at, kind, raw, 0)
         };
         made.map_err(errno)?;
-        let owned = Override { uid: caller.uid, gid: caller.gid, mode };
-        let mut entry = self.made(parent, &folder, name, Some(owned))?;
-        if given & self.folder.umask != 0 {
-            // The guest's umask counts, not the host's.
-            let slot = self.nodes.slot(entry.node)?;
-            match self.set_mode(slot, None, mode).and_then(|()| self.attr_of(slot)) {
-                Ok(attr) => entry.attr = attr,
-                Err(error) => {
-                    self.nodes.forget(slot, 1);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(entry)
+        // The guest's umask counts, not the host's.
+        let mode = Some(mode).filter(|_| given & self.folder.umask != 0);
+        self.made(parent, &folder, name, Some((owned, mode)))
     }
 
     fn remove(&mut self, parent: Node, name: Name<'_>, is_folder: bool) -> Answer<()> {
@@ -207,6 +229,7 @@ impl FileSystem for Share {
 
     fn rename(&mut self, from: (Node, Name<'_>), to: (Node, Name<'_>), how: Rename) -> Answer<()> {
         self.may_write()?;
+        self.nodes.may_rename(from.1.bytes(), to.1.bytes())?;
         let (old, new) = (self.nodes.slot(from.0)?, self.nodes.slot(to.0)?);
         let (old_folder, new_folder) = (self.folder(old)?, self.folder(new)?);
         let flags = match how {
@@ -226,17 +249,12 @@ impl FileSystem for Share {
     fn link(&mut self, node: Node, parent: Node, name: Name<'_>) -> Answer<Entry> {
         self.may_write()?;
         let (of, parent) = (self.nodes.slot(node)?, self.nodes.slot(parent)?);
-        let identity = self.nodes.get(of)?.identity;
-        let (from, old) = self.place(of).map_err(|_| Errno::PERM)?;
+        let (file, _) = self.known_file(of)?;
         let folder = self.folder(parent)?;
-        let at = OsStr::from_bytes(name.bytes());
-        rustix::fs::linkat(from, OsStr::from_bytes(&old), &folder, at, AtFlags::empty()).map_err(errno)?;
-        let stat = stat_at(&folder, name.bytes()).map_err(errno)?;
-        if self.folder.identify(&stat) != identity {
-            // Another file had the name by then.
-            let _ = rustix::fs::unlinkat(&folder, at, AtFlags::empty());
-            return Err(Errno::STALE);
-        }
+        let (from, at) = (proc_path(&file, None), OsStr::from_bytes(name.bytes()));
+        // The kernel's link to the descriptor is followed, and nothing behind it.
+        rustix::fs::linkat(CWD, from.as_slice(), &folder, at, AtFlags::SYMLINK_FOLLOW).map_err(errno)?;
+        let stat = stat_of(&file).map_err(errno)?;
         self.nodes.rename(of, parent, name.bytes());
         self.entry(of, &stat)
     }
@@ -248,10 +266,10 @@ impl FileSystem for Share {
         self.may_open()?;
         let slot = self.nodes.slot(node)?;
         let file = self.open_as_may_be(slot, mode)?;
-        if mode.truncate {
-            rustix::fs::ftruncate(&file, 0).map_err(errno)?;
-        }
-        self.opened(file, slot, mode, false)
+        let handle = self.opened(file, slot, mode, false)?;
+        let emptied = if mode.truncate { self.empty(slot, handle, mode) } else { Ok(()) };
+        emptied.inspect_err(|_| self.release(handle))?;
+        Ok(handle)
     }
 
     fn create(
@@ -268,16 +286,15 @@ impl FileSystem for Share {
         let parent = self.nodes.slot(parent)?;
         let folder = self.folder(parent)?;
         let given = self.permissions(permissions, false);
+        let owned = self.owner_of_new(parent, caller, permissions, false);
         let flags = self.flags(mode) | OFlags::CREATE | OFlags::EXCL;
         let (file, is_new) = match open_beneath(&folder, name.bytes(), flags, Mode::from_raw_mode(given)) {
             Err(Errno::EXIST) if !mode.exclusive => (self.open_found(&folder, name.bytes(), mode)?, false),
             file => (file?, true),
         };
         if is_new && given & self.folder.umask != 0 {
-            rustix::fs::fchmod(&file, Mode::from_raw_mode(given)).map_err(errno)?;
-        }
-        if !is_new && mode.truncate {
-            rustix::fs::ftruncate(&file, 0).map_err(errno)?;
+            // It is there, and usable, whatever comes of this.
+            let _ = rustix::fs::fchmod(&file, Mode::from_raw_mode(given));
         }
         let stat = stat_of(&file).map_err(errno)?;
         let slot = self.nodes.intern(parent, name.bytes(), self.folder.identify(&stat), is_new)?;
@@ -288,14 +305,25 @@ impl FileSystem for Share {
                 return Err(error);
             }
         };
-        if is_new && self.keeps_owners() {
-            let owned = Override { uid: caller.uid, gid: caller.gid, mode: permissions };
-            if let Err(error) = self.keep_override(slot, owned) {
-                self.release(handle);
-                return Err(error);
+        let done = if is_new && self.keeps_owners() {
+            self.keep_override(slot, owned)
+        } else if !is_new && mode.truncate {
+            self.empty(slot, handle, mode)
+        } else {
+            Ok(())
+        };
+        let entry = done.and_then(|()| match is_new {
+            true => self.entry(slot, &stat),
+            false => {
+                stat_of(self.handles.fd(handle)?).map_err(errno).and_then(|stat| self.entry(slot, &stat))
             }
-        }
-        Ok((self.entry(slot, &stat)?, handle))
+        });
+        entry.map(|entry| (entry, handle)).inspect_err(|_| {
+            self.release(handle);
+            if is_new {
+                self.unmake(&folder, name, &stat);
+            }
+        })
     }
 
     fn open_folder(&mut self, node: Node) -> Answer<Handle> {
@@ -337,15 +365,14 @@ impl FileSystem for Share {
         drops_privileges: bool,
     ) -> Answer<u64> {
         let file = self.handles.fd(handle)?;
+        if drops_privileges {
+            let slot = self.handles.get(handle)?.node;
+            self.drop_privileges(slot, Some(&file))?;
+        }
         let written = retried(|| match at {
             WriteAt::Offset(offset) => self.vecs.write_at(&file, memory, from, offset),
             WriteAt::End => self.vecs.append(&file, memory, from),
         })?;
-        if drops_privileges && self.keeps_owners() {
-            let slot = self.handles.get(handle)?.node;
-            let change = Change { drops_privileges, ..Change::default() };
-            self.set_override(slot, &change)?;
-        }
         Ok(written as u64)
     }
 
@@ -428,6 +455,10 @@ impl FileSystem for Share {
 
     fn closed(&mut self, handle: Handle, owner: u64) -> Answer<()> {
         if self.has_locks() { self.close_owner(handle, owner) } else { Err(Errno::NOSYS) }
+    }
+
+    fn retake_locks(&mut self, is_last: bool) -> usize {
+        self.take_wanted(is_last)
     }
 
     fn save(&self) -> Result<Value, StateError> {

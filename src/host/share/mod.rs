@@ -92,6 +92,8 @@ fn errno(error: rustix::io::Errno) -> Errno {
     match Errno::new(error.raw_os_error()) {
         // This process has too many open files: none of the guest's doing.
         error if error == Errno::new(24) => Errno::NFILE,
+        // The guest would not ask for anything of the kind again.
+        Errno::NOSYS => Errno::NOTSUP,
         error => error,
     }
 }

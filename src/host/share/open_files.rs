@@ -14,15 +14,6 @@ use super::owners::proc_path;
 use super::{Share, errno};
 
 impl Share {
-    /// Opens a name, which must be a file.
-    fn open_file(&self, folder: &OwnedFd, name: &[u8], mode: OpenMode) -> Answer<(OwnedFd, Statx)> {
-        // A FIFO would wait for its other end; the kind is looked at below.
-        let flags = self.flags(mode) | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = open_beneath(folder, name, flags, Mode::empty())?;
-        let stat = self.usable_file(&file)?;
-        Ok((file, stat))
-    }
-
     /// The attributes of a descriptor, which must be of a file that the guest may use.
     fn usable_file(&self, file: &OwnedFd) -> Answer<Statx> {
         let stat = stat_of(file).map_err(errno)?;
@@ -30,8 +21,8 @@ impl Share {
         if u32::from(stat.stx_mode) & KIND == FILE { Ok(stat) } else { Err(Errno::STALE) }
     }
 
-    /// Opens a name that nothing is known of but that it is there. What is no file is not opened at all, as that alone does
-    /// something with a device or a FIFO.
+    /// Opens a name that nothing is known of but that it is there. What is no file is not opened at all, here and below, as that
+    /// alone does something with a device or a FIFO.
     pub(super) fn open_found(&self, folder: &OwnedFd, name: &[u8], mode: OpenMode) -> Answer<OwnedFd> {
         let found = open_beneath(folder, name, OFlags::PATH, Mode::empty())?;
         self.usable_file(&found)?;
@@ -75,10 +66,9 @@ impl Share {
         if identity.kind != FILE {
             return Err(if identity.is_folder() { Errno::ISDIR } else { Errno::ACCES });
         }
-        let found = self.place(slot).and_then(|(folder, name)| self.open_file(&folder, &name, mode));
-        match found {
-            Ok((file, stat)) if self.folder.identify(&stat) == identity => Ok(file),
-            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => self.open_again(slot, mode),
+        match self.known_file(slot) {
+            Ok((file, _)) => self.opened_anew(&file, mode),
+            Err(Errno::STALE) => self.open_again(slot, mode),
             Err(error) => Err(error),
         }
     }

@@ -4,7 +4,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{Statx, XattrFlags};
-use virtio::fs::Answer;
+use virtio::fs::{Answer, Caller};
 
 use super::attributes::{FILE, FOLDER, KIND};
 use super::nodes::Slot;
@@ -13,6 +13,9 @@ use crate::spec::ShareOwner;
 
 /// Name of the attribute, which the guest does not see.
 pub(super) const NAME: &[u8] = b"user.containers.override_stat";
+
+/// The set-group-id bit.
+const SET_GROUP: u32 = 0o2000;
 
 /// Owner, group and permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,16 +51,45 @@ pub(super) fn proc_path(fd: &OwnedFd, name: Option<&[u8]>) -> Vec<u8> {
 }
 
 impl Share {
-    /// What is kept of a file's owner, where owners are kept.
+    /// Whose something new in `parent` is, with these permissions. A set-group-id folder passes on its group, and folders that bit
+    /// (inode(7)); on the host its kernel sees to that.
+    pub(super) fn owner_of_new(
+        &mut self,
+        parent: Slot,
+        caller: Caller,
+        mode: u32,
+        is_folder: bool,
+    ) -> Override {
+        let owned = Override { uid: caller.uid, gid: caller.gid, mode };
+        match if self.keeps_owners() { self.kept(parent) } else { Ok(None) } {
+            Ok(Some(Override { gid, mode: of, .. })) if of & SET_GROUP != 0 => {
+                Override { gid, mode: if is_folder { mode | SET_GROUP } else { mode }, ..owned }
+            }
+            _ => owned,
+        }
+    }
+
+    /// What is kept of a file's owner.
+    ///
+    /// # Errors
+    /// The host does not say.
+    pub(super) fn kept(&mut self, slot: Slot) -> Answer<Option<Override>> {
+        let mut text = [0; 64];
+        match self.attributes(slot)?.get(NAME, &mut text) {
+            Ok(len) => Ok(text.get(..len).and_then(Override::parse)),
+            Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(None),
+            Err(error) => Err(errno(error)),
+        }
+    }
+
+    /// What the guest is shown of it, where owners are kept.
     pub(super) fn override_of(&mut self, slot: Slot, stat: &Statx) -> Option<Override> {
         let kind = u32::from(stat.stx_mode) & KIND;
         // The host keeps attributes of users on these only.
         if self.folder.options.owner != ShareOwner::Xattr || !matches!(kind, FILE | FOLDER) {
             return None;
         }
-        let mut text = [0; 64];
-        let len = self.attributes(slot).ok()?.get(NAME, &mut text).ok()?;
-        Override::parse(text.get(..len)?)
+        self.kept(slot).ok().flatten()
     }
 
     /// Keeps them; nothing where owners are not kept.

@@ -2,7 +2,8 @@
 
 use super::testing::{MemoryFs, init, request};
 use super::*;
-use crate::testing::Guest;
+use crate::shared_registers::NEEDS_RESET;
+use crate::testing::{Guest, RawDescriptor};
 use devices::component::Component;
 
 const REQ: usize = REQUESTS as usize;
@@ -367,6 +368,43 @@ fn device_that_rests_waits_for_no_call_and_has_it_made_again_when_it_goes_on() {
             assert_eq!(answer(&guest, at), (0, unique));
         }
     }
+}
+
+#[test]
+fn request_that_is_no_request_when_the_device_goes_on_breaks_its_queue_and_the_driver_is_told() {
+    let fs = MemoryFs::new(Caching::Auto);
+    let mut driver = Driver::new(&fs);
+    fs.hold(true);
+    let body = request(opcode::SYNCFS, 70, 1, &longs(&[0]));
+    let (head, _) = driver.guest.add(REQ, &[&body], &[OUT_HEADER]);
+    driver.guest.kick(REQ);
+    assert_eq!(driver.ask(opcode::STATFS, 1, &[], 80).0, 0, "it is begun");
+    driver.guest.function.quiesce();
+    let nowhere = RawDescriptor { address: u64::MAX - 7, len: 16, ..RawDescriptor::default() };
+    driver.guest.rings[REQ].set_descriptor(head, nowhere);
+    driver.guest.function.go();
+    driver.guest.wait_until("the device needs a reset", |guest| guest.status() & NEEDS_RESET != 0);
+    fs.hold(false);
+}
+
+/// The host tells of data that it lost once. Who hears it may be a call that nobody waits for any more.
+#[test]
+fn sync_that_fails_while_the_device_rests_is_told_to_the_guest() {
+    let fs = MemoryFs::new(Caching::Auto);
+    let mut driver = Driver::new(&fs);
+    fs.hold(true);
+    fs.lose(Errno::IO);
+    let out = send(&mut driver, opcode::SYNCFS, 70, &longs(&[0]));
+    assert_eq!(driver.ask(opcode::STATFS, 1, &[], 80).0, 0, "it is begun");
+    driver.guest.function.quiesce();
+    driver.guest.function.go();
+    assert_eq!(driver.ask(opcode::STATFS, 1, &[], 80).0, 0, "it is begun again");
+    fs.hold(false);
+    assert_eq!(driver.guest.rings[REQ].wait_used().len, 16);
+    assert_eq!(answer(&driver.guest, out), (Errno::IO.raw(), 70));
+    let out = send(&mut driver, opcode::SYNCFS, 71, &longs(&[0]));
+    assert_eq!(driver.guest.rings[REQ].wait_used().len, 16);
+    assert_eq!(answer(&driver.guest, out), (0, 71));
 }
 
 #[test]
