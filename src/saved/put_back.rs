@@ -154,7 +154,12 @@ impl SavedMachine {
             return None;
         }
         let cut = |image| cut_exchange(image).filter(|cut| cut.folder == self.folder);
-        let cuts: Vec<_> = self.copied_images().map(cut).collect();
+        let images: Vec<_> = self.copied_images().collect();
+        let cuts: Vec<_> = images.iter().copied().map(cut).collect();
+        // Somebody has written to it since, or goes back to another machine.
+        if images.iter().zip(&cuts).any(|(image, cut)| cut.is_none() && has_mark(image)) {
+            return None;
+        }
         let marked = cuts.iter().flatten().count();
         let all = |part: Option<&[Option<CutExchange>]>, is: fn(&CutExchange) -> bool| {
             part.is_some_and(|part| part.iter().all(|cut| cut.as_ref().is_some_and(is)))
@@ -162,8 +167,8 @@ impl SavedMachine {
         match marked {
             0 => None,
             count if count == cuts.len() => Some(CutAt::Between),
-            _ if all(cuts.get(..marked), |cut| cut.is_old) => Some(CutAt::Before),
-            _ if all(cuts.get(cuts.len() - marked..), |cut| cut.is_new) => Some(CutAt::Behind),
+            _ if all(cuts.get(..marked), |cut| cut.is_old && !cut.is_new) => Some(CutAt::Before),
+            _ if all(cuts.get(cuts.len() - marked..), |cut| cut.is_new && !cut.is_old) => Some(CutAt::Behind),
             // Somebody has removed a mark.
             _ => None,
         }
