@@ -23,7 +23,6 @@ pub mod smbios;
 mod tables;
 #[cfg(test)]
 mod testing;
-mod xz;
 
 pub use initrd::Initrd;
 pub use kernel::Kernel;

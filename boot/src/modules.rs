@@ -7,8 +7,9 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use lzma_rust2::XzReader;
+
 use crate::compression::Compression;
-use crate::xz;
 
 /// Maximum depth of folders; Debian has seven.
 const DEPTH_MAX: usize = 16;
@@ -16,6 +17,8 @@ const DEPTH_MAX: usize = 16;
 const MODULES_MAX: usize = 100_000;
 /// Maximum length of a module; Debian's largest has 8 MB.
 const MODULE_MAX: u64 = 256 << 20;
+/// Most memory for a module that is xz, in KiB: Debian's need 1 MiB, and those of `xz -9` 64.
+const XZ_MEMORY: u32 = 80 << 10;
 /// The list of an installed kernel's modules, and that of a tree in which one was built.
 const DEP: &str = "modules.dep";
 const ORDER: &str = "modules.order";
@@ -65,9 +68,6 @@ pub struct Modules {
 
 /// Reads a whole file by its path.
 pub type ReadFile = dyn Fn(&Path) -> io::Result<Vec<u8>>;
-
-/// Decompresses formats that this crate does not support.
-pub type Unpack<'a> = dyn Fn(Compression, &[u8]) -> io::Result<Vec<u8>> + 'a;
 
 impl fmt::Debug for Modules {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -164,12 +164,10 @@ impl Modules {
 
     /// The named modules with their dependencies, in load order. Built-in ones are left out.
     ///
-    /// `unpack` is called for compressions that this crate does not support, and for what it cannot decompress of xz.
-    ///
     /// # Errors
     /// [`ModuleError`].
-    pub fn load(&self, names: &[&str], unpack: &Unpack<'_>) -> Result<Vec<Module>, ModuleError> {
-        let mut order = Order { modules: self, unpack, seen: HashSet::new(), done: Vec::new() };
+    pub fn load(&self, names: &[&str]) -> Result<Vec<Module>, ModuleError> {
+        let mut order = Order { modules: self, seen: HashSet::new(), done: Vec::new() };
         names.iter().try_for_each(|name| order.add(&name.replace('-', "_")))?;
         Ok(order.done)
     }
@@ -177,7 +175,6 @@ impl Modules {
 
 struct Order<'a> {
     modules: &'a Modules,
-    unpack: &'a Unpack<'a>,
     seen: HashSet<String>,
     done: Vec<Module>,
 }
@@ -207,14 +204,9 @@ impl Order<'_> {
             Some(Compression::Zstd) => {
                 limited(ruzstd::decoding::StreamingDecoder::new(&packed[..]).map_err(io::Error::other)?)
             }
-            Some(Compression::Xz) => {
-                match xz::unpack(&packed, usize::try_from(MODULE_MAX).unwrap_or(usize::MAX)) {
-                    Some(content) => Ok(content),
-                    // The program knows other kinds of xz, and says what is wrong with this one.
-                    None => (self.unpack)(Compression::Xz, &packed),
-                }
-            }
-            Some(other) => (self.unpack)(other, &packed),
+            Some(Compression::Xz) => limited(XzReader::new_mem_limit(&packed[..], false, XZ_MEMORY)),
+            // Linux knows no other ones of modules.
+            Some(other) => Err(io::Error::other(format!("it is packed with {other}, as no module is"))),
         }
     }
 }
@@ -282,9 +274,12 @@ mod tests {
         format!("\x7fELF..\0license=GPL\0depends={needs}\0name=x\0").into_bytes()
     }
 
+    /// `module("")` by `xz --check=crc32 --lzma2=dict=64KiB` (5.4.1).
+    const PACKED: &[u8] = b"\xfd7zXZ\0\0\x01i\x22\xde6\x02\0!\x01\x08\0\0\0\xd8\x0f#\x13\x01\0\x22\x7fELF..\0license=GPL\0depend\
+        s=\0name=x\0\0\0\xe48\xfb%\0\x017#md\xe6\x12\x90B\x99\x0d\x01\0\0\0\0\x01YZ";
+
     fn order(folder: &Path, names: &[&str]) -> Result<Vec<String>, ModuleError> {
-        let none = |_: Compression, _: &[u8]| Err(io::ErrorKind::Unsupported.into());
-        let modules = Modules::open(folder).unwrap().load(names, &none)?;
+        let modules = Modules::open(folder).unwrap().load(names)?;
         Ok(modules.into_iter().map(|module| module.file).collect())
     }
 
@@ -327,10 +322,8 @@ mod tests {
         ] {
             fs::write(folder.path().join(ORDER), lines).unwrap();
             fs::write(folder.path().join("modules.builtin"), "kernel/lib/c-d.ko\n").unwrap();
-            let none = |_: Compression, _: &[u8]| Err(io::ErrorKind::Unsupported.into());
             let modules = Modules::built(folder.path()).unwrap();
-            let order: Vec<_> =
-                modules.load(&["a"], &none).unwrap().into_iter().map(|one| one.file).collect();
+            let order: Vec<_> = modules.load(&["a"]).unwrap().into_iter().map(|one| one.file).collect();
             assert_eq!(order, ["b.ko", "a.ko"], "{lines}");
             assert_eq!(modules.list(), folder.path().join(ORDER));
         }
@@ -355,16 +348,26 @@ mod tests {
         let level = ruzstd::encoding::CompressionLevel::Fastest;
         fs::write(drivers.join("b.ko.zst"), ruzstd::encoding::compress_to_vec(&module("c")[..], level))
             .unwrap();
-        fs::write(drivers.join("c.ko.xz"), b"\xfd7zXZ\0...").unwrap();
-        let modules = Modules::open(folder.path()).unwrap();
-        let unpack = |how: Compression, packed: &[u8]| {
-            assert!(how == Compression::Xz && packed.ends_with(b"..."));
-            Ok(module(""))
+        let last = drivers.join("c.ko.xz");
+        fs::write(&last, PACKED).unwrap();
+        assert_eq!(order(folder.path(), &["a"]).unwrap(), ["c.ko", "b.ko", "a.ko"]);
+        // Damaged anywhere, or one that is not all there: it is said, or not seen in what is said of the content behind it.
+        let flipped = |at: usize| {
+            let mut damaged = PACKED.to_vec();
+            damaged[at / 8] ^= 1 << (at % 8);
+            damaged
         };
-        let files: Vec<_> = modules.load(&["a"], &unpack).unwrap().into_iter().map(|m| m.file).collect();
-        assert_eq!(files, ["c.ko", "b.ko", "a.ko"]);
-        let error = order(folder.path(), &["a"]).unwrap_err();
-        assert!(error.to_string().contains("c.ko.xz cannot be read"), "{error}");
+        let short = (Compression::MAGIC_LEN..PACKED.len()).map(|len| PACKED[..len].to_vec());
+        for damaged in (8 * Compression::MAGIC_LEN..8 * PACKED.len()).map(flipped).chain(short) {
+            fs::write(&last, &damaged).unwrap();
+            match Modules::open(folder.path()).unwrap().load(&["c"]) {
+                Ok(modules) => assert_eq!(modules[0].content, module("")),
+                Err(error) => assert!(error.to_string().contains("c.ko.xz cannot be read"), "{error}"),
+            }
+        }
+        fs::write(&last, b"BZh...").unwrap();
+        let error = order(folder.path(), &["a"]).unwrap_err().to_string();
+        assert!(error.contains("c.ko.xz cannot be read") && error.contains("packed with bzip2"), "{error}");
     }
 
     #[test]
@@ -376,8 +379,7 @@ mod tests {
             _ => Err(io::ErrorKind::NotFound.into()),
         };
         let modules = Modules::listed(Path::new("/on-a-disk"), Box::new(read)).unwrap();
-        let none = |_: Compression, _: &[u8]| Err(io::ErrorKind::Unsupported.into());
-        let files: Vec<_> = modules.load(&["a"], &none).unwrap().into_iter().map(|m| m.file).collect();
+        let files: Vec<_> = modules.load(&["a"]).unwrap().into_iter().map(|m| m.file).collect();
         assert_eq!(files, ["b.ko", "a.ko"]);
         assert!(Modules::listed(Path::new("/elsewhere"), Box::new(read)).is_err());
     }

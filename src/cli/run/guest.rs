@@ -2,15 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use boot::cpio::{Archive, Cpio, Kind, Member};
 use boot::modules::{Module, ModuleError, Modules};
-use devices::thread::{Role, spawn_scoped};
 
 use log::Level;
 
@@ -20,7 +17,7 @@ use super::{build_tree, busybox, reseed, tree, volume};
 use crate::cli::warm::FileMark;
 use crate::cli::{drivers, report};
 use crate::host::facts::Host;
-use crate::host::process::{may_read, with_original_fd_limit};
+use crate::host::process::may_read;
 use crate::image::version::compare;
 use crate::image::{Budget, read_file};
 use crate::machine::files::{OpenFiles, Prepared};
@@ -350,7 +347,7 @@ impl FoundModules {
         names.extend((root == Root::Layer).then_some("overlay"));
         // Without pvpanic, a panic is detected by its message on the console.
         names.extend(all.has("pvpanic_mmio").then_some("pvpanic_mmio"));
-        let loaded = all.load(&names, &|_, packed| unpack_xz(packed)).map_err(|error| match error {
+        let loaded = all.load(&names).map_err(|error| match error {
             source @ ModuleError::Missing { .. } => RunError::NoDriver { release: release.clone(), source },
             other => RunError::Modules { release: release.clone(), reason: other.to_string() },
         })?;
@@ -409,27 +406,10 @@ fn on_disk(open: &OpenFiles, release: &str) -> Option<Modules> {
     Modules::listed(&Path::new("/lib/modules").join(release), Box::new(read)).ok()
 }
 
-/// Decompresses a module: Debian's newer modules and Fedora's are xz.
-fn unpack_xz(packed: &[u8]) -> io::Result<Vec<u8>> {
-    let missing =
-        |error: io::Error| io::Error::new(error.kind(), format!("the program xz, which unpacks it: {error}"));
-    let mut command = Command::new("xz");
-    command.arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = with_original_fd_limit(&mut command).spawn().map_err(missing)?;
-    let stdin = child.stdin.take();
-    let out = thread::scope(|scope| {
-        // If xz stops reading, its exit status gives the reason.
-        spawn_scoped(scope, Role::Cli, "xz", move || stdin.map(|mut stdin| stdin.write_all(packed)))?;
-        child.wait_with_output()
-    })?;
-    if out.status.success() {
-        return Ok(out.stdout);
-    }
-    Err(io::Error::other(String::from_utf8_lossy(&out.stderr).trim().to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
     use crate::host::facts::tests::tree;
     use crate::image::testing::ext4;
@@ -464,12 +444,7 @@ mod tests {
         let spec = Spec::default().with_disk(DiskSpec::new(&path));
         let open = OpenFiles::open(&spec, &Progress::default()).unwrap();
         let modules = on_disk(&open, "6.1.0-25-amd64").unwrap();
-        let order: Vec<_> = modules
-            .load(&["a"], &|_, packed| unpack_xz(packed))
-            .unwrap()
-            .into_iter()
-            .map(|module| module.file)
-            .collect();
+        let order: Vec<_> = modules.load(&["a"]).unwrap().into_iter().map(|module| module.file).collect();
         assert_eq!(order, ["b.ko", "a.ko"]);
         assert!(on_disk(&open, "6.1.0-26-amd64").is_none());
     }

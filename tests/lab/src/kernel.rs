@@ -5,7 +5,6 @@ use crate::packages::{self, Release};
 use crate::{LabError, cache};
 use boot::modules::Modules;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 /// Which of Debian's kernels.
@@ -168,10 +167,8 @@ impl Kernel {
     /// One that is built into the kernel is left out.
     pub fn modules(&self, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>, LabError> {
         let modules = Modules::open(&self.modules).map_err(LabError::path("read", &self.modules))?;
-        let unpack = |_, packed: &[u8]| filter("xz", &["-dc"], packed).map_err(io::Error::other);
-        let loaded = modules
-            .load(names, &unpack)
-            .map_err(|error| LabError::format(&self.modules, error.to_string()))?;
+        let loaded =
+            modules.load(names).map_err(|error| LabError::format(&self.modules, error.to_string()))?;
         Ok(loaded.into_iter().map(|module| (module.file, module.content)).collect())
     }
 }
