@@ -1,27 +1,30 @@
 //! A folder of the host under Linux's own driver, of Debian's kernels 6.1 and 6.12: git, a file system exerciser, files that are removed
-//! while they are open, both sides at once, a share that is only read, and one that is saved.
+//! while they are open, guests and host at once, a share that is only read, and guests that are paused, saved, taken back and booted again
+//! in the midst of their work.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
+    clippy::panic,
+    clippy::print_stdout,
     reason = "a helper that fails fails its test"
 )]
 
 #[path = "support/dose.rs"]
 mod dose;
+#[path = "lab_share/in_guest.rs"]
+mod in_guest;
 #[path = "support/small.rs"]
 mod small;
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
-use dose::dose;
-use lab::{InitramfsSpec, Lab, LabConfig, initramfs, kernel};
-use small::{KERNELS, Small, no_splat, verb};
+use dose::{dose, soak};
+use lab::{Cmd, InitramfsSpec, Lab, LabConfig, initramfs, kernel};
+use small::{KERNELS, Small, no_splat, succeeds, verb};
 
 /// Where the guest has the share.
 const MOUNT: &str = "mkdir -p /mnt && mount -t virtiofs work /mnt";
@@ -30,7 +33,9 @@ const MOUNT: &str = "mkdir -p /mnt && mount -t virtiofs work /mnt";
 fn lab() -> &'static Lab {
     static LAB: OnceLock<Lab> = OnceLock::new();
     LAB.get_or_init(|| {
-        let mut config = LabConfig::default().file(env!("CARGO_BIN_EXE_minivmm"), "minivmm");
+        let mut config = LabConfig::default()
+            .file(env!("CARGO_BIN_EXE_minivmm"), "minivmm")
+            .file(std::env::current_exe().unwrap(), "exerciser");
         let git = ["/usr/local/bin/git", "/usr/bin/git"].into_iter().find(|path| Path::new(path).exists());
         for (name, flavour, _) in KERNELS {
             let kernel = kernel(flavour).unwrap();
@@ -65,6 +70,36 @@ fn host(line: &str) -> String {
     lab().sh(line).unwrap()
 }
 
+/// The line that runs one of [`in_guest`].
+fn runs(name: &str, on: &str, rounds: u64) -> String {
+    format!("EXERCISE={on} ROUNDS={rounds} exerciser --ignored --exact --nocapture in_guest::{name}")
+}
+
+/// Time for what a soak has many rounds of.
+const LONG: Duration = Duration::from_secs(1800);
+
+/// Begins a line in the guest that may take long, called `name`.
+fn begin(guest: &mut Small, name: &str, line: &str) {
+    guest.sh(&format!("(({line}) >/tmp/{name}.said 2>&1; echo $? >/tmp/{name}.end) >/dev/null 2>&1 &"));
+}
+
+/// Waits until that has ended well; what it said.
+#[track_caller]
+fn ended(guest: &mut Small, name: &str) -> String {
+    let asks = format!(
+        "for n in $(seq 200); do [ -s /tmp/{name}.end ] && break; sleep 0.1; done; cat /tmp/{name}.end || true"
+    );
+    for _ in 0..LONG.as_secs() / 20 {
+        let end = guest.sh(&asks);
+        if end.starts_with(|c: char| c.is_ascii_digit()) {
+            let said = guest.sh(&format!("cat /tmp/{name}.said"));
+            assert_eq!(end, "0", "{name}: {said}");
+            return said;
+        }
+    }
+    panic!("{name} does not end: {}", guest.sh(&format!("cat /tmp/{name}.said")));
+}
+
 /// All of it in one guest of each kernel: a boot costs more than these.
 #[test]
 fn a_share_is_a_file_system_for_git_and_the_exerciser() {
@@ -84,10 +119,8 @@ fn a_share_is_a_file_system_for_git_and_the_exerciser() {
         assert_eq!(guest.sh("stat -c '%u %F' /mnt/b/link"), "0 symbolic link");
         host("echo changed >tree/b/d1/1");
         assert_eq!(guest.sh("sleep 2; export HOME=/tmp; cd /mnt/b; git status --porcelain"), "M d1/1");
-        // Names of any bytes, holes, files over 4 GiB.
-        guest.sh("cd /mnt; n=$(printf 'a\\377\\nb'); echo x >\"$n\"; test \"$(cat \"$n\")\" = x; rm \"$n\"");
-        guest.sh("cd /mnt; echo end | dd of=big bs=1 seek=5368709120 2>/dev/null; test $(stat -c %s big) = 5368709124; test $(stat -c %b big) -lt 1000; \
-                  dd if=big bs=1 skip=5368709120 2>/dev/null | grep -q end; rm big");
+        // Names of any bytes, holes behind 4 GiB, a file without a name, many files.
+        guest.sh(&runs("corners", "/mnt/corners", dose(2000)));
         // Unlinked while it is open; a shell in a folder that is gone.
         assert_eq!(
             guest.sh("cd /mnt; exec 5<>open 6<open; rm open; echo kept >&5; ls | grep -c open; cat <&6"),
@@ -98,7 +131,7 @@ fn a_share_is_a_file_system_for_git_and_the_exerciser() {
         assert_eq!(guest.sh("cd /mnt; mkfifo p; echo through >p & cat /mnt/p; rm /mnt/p"), "through");
         guest.sh("! mknod /mnt/null c 1 3");
         // The exerciser, on the cached file and by memory.
-        guest.sh(&format!("EXERCISE=/mnt/fsx ROUNDS={} exerciser --ignored --exact exerciser", dose(20_000)));
+        guest.sh(&runs("exerciser", "/mnt/fsx", dose(20_000)));
         no_splat(&guest.sh("dmesg"));
         guest.kill();
     }
@@ -107,7 +140,7 @@ fn a_share_is_a_file_system_for_git_and_the_exerciser() {
 #[test]
 fn both_sides_see_what_the_other_writes_where_nothing_is_cached() {
     let _alone = alone();
-    let mut guest = boot("6.12", "both", ",cache=never");
+    let mut guest = boot("6.12", "both", ",cache=never,locks=host");
     for round in 0..20 {
         host(&format!("echo host-{round} >both/file"));
         assert_eq!(
@@ -124,30 +157,181 @@ fn both_sides_see_what_the_other_writes_where_nothing_is_cached() {
     host("for n in $(seq 300); do echo host-$n; done >>both/log");
     guest.sh("while [ $(grep -c guest- /mnt/log) -lt 300 ]; do sleep 0.1; done");
     assert_eq!(host("sort -u both/log | grep -cE '^(host|guest)-[0-9]+$'").trim(), "600");
-    guest.sh(&format!("EXERCISE=/mnt/fsx ROUNDS={} exerciser --ignored --exact exerciser", dose(5_000)));
+    race(&mut guest);
+    guest.sh(&runs("exerciser", "/mnt/fsx", dose(5_000)));
     guest.kill();
 }
 
+/// The guest, its host, and in a soak another guest with another kernel do the same in one folder.
+fn race(guest: &mut Small) {
+    let rounds = dose(300);
+    host(
+        "mkdir -p both/race/tickets both/race/here; echo -n whole >both/race/here/file; touch both/race/locked",
+    );
+    host(&format!(
+        "cd both/race; for n in $(seq 0 {}); do : >tickets/$n; done; for n in file flock fcntl; do echo -n 0 >by-$n; done",
+        rounds - 1
+    ));
+    let mut other = soak().then(|| {
+        let mut other =
+            Small::boot_as(lab(), "other", "6.1", "--mem 96 --share both,tag=work,cache=never,locks=host");
+        other.sh(MOUNT);
+        other
+    });
+    let line = |me: &str| format!("ME={me} {}", runs("racer", "/mnt/race", rounds));
+    begin(guest, "racer", &line("first"));
+    if let Some(other) = &mut other {
+        begin(other, "racer", &line("second"));
+    }
+    let on_host = format!("PATH=$PWD:$PATH; {}", line("host").replace("/mnt", "both"));
+    let on_host = lab().exec(&Cmd::sh(on_host).limit(LONG)).unwrap();
+    succeeds(&on_host);
+    let mut said = vec![on_host.text(), ended(guest, "racer")];
+    said.extend(other.as_mut().map(|other| ended(other, "racer")));
+    let count = |text: &str, of: &str| -> u64 {
+        let rest = text.split_once(of).unwrap().1;
+        rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+    };
+    let sum = |of: &str| said.iter().map(|text| count(text, of)).sum::<u64>();
+    println!("{rounds} rounds of {}: taken {}, stale {}", said.len(), sum("taken="), sum("stale="));
+    // Nothing was taken twice, and nobody counted what another one counted at the same time.
+    assert_eq!(
+        (sum("taken="), host("ls both/race/tickets both/race/of-* | grep -c '^[0-9]'").trim()),
+        (rounds, &*rounds.to_string())
+    );
+    let counted = host("cd both/race; echo $(cat by-file) $(($(cat by-flock) + $(cat by-fcntl)))");
+    let all = rounds * said.len() as u64;
+    assert_eq!(counted.trim(), format!("{all} {all}"));
+    if let Some(other) = other {
+        other.kill();
+    }
+}
+
 #[test]
-fn a_share_is_collected_saved_and_goes_on() {
+fn a_guest_in_the_midst_of_its_work_is_paused_saved_taken_back_and_booted_again_and_loses_nothing() {
     let _alone = alone();
-    let mut guest = boot("6.12", "kept", ",cache=always");
-    guest.sh(&format!("EXERCISE=/mnt/fsx ROUNDS={} exerciser --ignored --exact exerciser", dose(20_000)));
-    guest.sh("echo one >/mnt/a; echo two >/mnt/b; mkdir /mnt/d; echo in >/mnt/d/f; sync");
-    // A process that holds files open over the save, as its shell does.
-    guest.sh("(exec 5<>/mnt/a 6<>/mnt/b; cd /mnt/d; while [ ! -e /tmp/go ]; do sleep 0.1; done; \
-              (cat f; cat <&5; echo more >&5; cat <&6) >/tmp/said 2>&1; touch /tmp/done) >/dev/null 2>&1 & sleep 1; echo 3 >/proc/sys/vm/drop_caches");
-    guest.save(lab(), "saved");
-    host("rm kept/b");
-    let mut guest = Small::restore(lab(), "saved");
-    guest.sh("touch /tmp/go; while [ ! -e /tmp/done ]; do sleep 0.1; done");
-    let said = guest.sh("cat /tmp/said");
-    assert!(said.starts_with("in\none\n") && said.contains("Stale file handle"), "{said}");
-    guest.sh("sync; echo three >/mnt/c");
-    assert_eq!(host("cat kept/a kept/c"), "one\nmore\nthree\n");
-    assert!(verb(lab(), "stats small").contains("fs0"));
-    no_splat(&guest.sh("dmesg"));
-    guest.kill();
+    for (name, ..) in if soak() { &KERNELS[..] } else { &KERNELS[1..] } {
+        host("rm -rf auto state saved; mkdir auto");
+        let mut guest = boot(name, "kept", ",cache=always --share auto,tag=auto");
+        guest.sh(MOUNT_AUTO);
+        guest.sh(&runs("exerciser", "/mnt/fsx", dose(20_000)));
+        guest.sh("echo one >/mnt/a; echo two >/mnt/b; mkdir /mnt/d; echo in >/mnt/d/f; sync");
+        let works = ["/mnt/collected", "/auto/through"].map(|on| Work::begin(&mut guest, on, "all"));
+        // A process that holds files open over the save, as its shell does.
+        guest.sh("(exec 5<>/mnt/a 6<>/mnt/b; cd /mnt/d; touch /tmp/holds; while [ ! -e /tmp/go ]; do sleep 0.1; done; \
+                  (cat f; cat <&5; echo more >&5; cat <&6) >/tmp/said 2>&1; touch /tmp/done) >/dev/null 2>&1 & \
+                  until [ -e /tmp/holds ]; do sleep 0.1; done; echo 3 >/proc/sys/vm/drop_caches");
+        for _ in 0..dose(10) {
+            verb(lab(), "pause small");
+            verb(lab(), "resume small");
+            works.iter().for_each(|work| work.goes_on(&mut guest));
+        }
+        for round in 0..dose(10) {
+            if round == 0 {
+                guest.save(lab(), "saved");
+                host("rm kept/b");
+                guest = Small::restore(lab(), "saved");
+            } else {
+                guest.goes_on_elsewhere(lab(), "saved");
+            }
+            works.iter().for_each(|work| work.goes_on(&mut guest));
+            host("rm -r saved");
+        }
+        guest.sh("touch /tmp/go; while [ ! -e /tmp/done ]; do sleep 0.1; done");
+        let said = guest.sh("cat /tmp/said");
+        assert!(said.starts_with("in\none\n") && said.contains("Stale file handle"), "{said}");
+        works.into_iter().for_each(|work| work.ends(&mut guest));
+        guest.sh("sync; echo three >/mnt/c");
+        assert_eq!(host("cat kept/a kept/c"), "one\nmore\nthree\n");
+        assert!(verb(lab(), "stats small").contains("fs0"));
+        goes_back_in_the_midst(&mut guest);
+        no_splat(&guest.sh("dmesg"));
+        if soak() {
+            boots_in_the_midst(&mut guest);
+        }
+        guest.kill();
+    }
+}
+
+const MOUNT_AUTO: &str = "mkdir -p /auto && mount -t virtiofs auto /auto";
+
+/// A [`in_guest::worker`] in the background.
+struct Work(String);
+
+impl Work {
+    /// On a folder that it makes.
+    fn begin(guest: &mut Small, on: &str, mode: &str) -> Self {
+        let name = on.rsplit('/').next().unwrap().to_owned();
+        guest.sh("rm -f /tmp/stop");
+        let line =
+            format!("STOP=/tmp/stop PROGRESS=/tmp/{name}.rounds MODE={mode} {}", runs("worker", on, 0));
+        begin(guest, &name, &line);
+        let work = Work(name);
+        work.goes_on(guest);
+        work
+    }
+
+    /// It does several rounds more.
+    #[track_caller]
+    fn goes_on(&self, guest: &mut Small) {
+        let name = &self.0;
+        let end = guest.sh(&format!(
+            "rounds() {{ cat /tmp/{name}.rounds 2>/dev/null || echo 0; }}; before=$(rounds); \
+             until [ \"$(rounds)\" -gt $((before + 2)) ] || [ -e /tmp/{name}.end ]; do sleep 0.1; done 2>/dev/null; cat /tmp/{name}.said; ls /tmp/{name}.end || true"
+        ));
+        assert!(end.contains("No such file"), "{name}: {end}");
+    }
+
+    #[track_caller]
+    fn ends(self, guest: &mut Small) {
+        guest.sh("touch /tmp/stop");
+        ended(guest, &self.0);
+    }
+}
+
+/// To a snapshot; the folder, which is no part of it, is taken back by the host.
+fn goes_back_in_the_midst(guest: &mut Small) {
+    let work = Work::begin(guest, "/auto/data", "data");
+    let snapshots = |words: &str| {
+        let line = format!("XDG_STATE_HOME=$PWD/state ./minivmm {words}");
+        succeeds(&lab().exec(&Cmd::sh(line).limit(LONG)).unwrap());
+    };
+    verb(lab(), "pause small");
+    snapshots("snapshot small midst");
+    host("cp auto/data/data copy");
+    verb(lab(), "resume small");
+    for _ in 0..dose(10) {
+        work.goes_on(guest);
+        verb(lab(), "pause small");
+        // The same file.
+        host("cat copy >auto/data/data");
+        snapshots("revert small midst");
+        work.goes_on(guest);
+    }
+    work.ends(guest);
+    snapshots("snapshot small --delete midst");
+}
+
+/// What was done until then is on the host, and nothing of the share stays open there.
+fn boots_in_the_midst(guest: &mut Small) {
+    let open = "ls /proc/$(pgrep -x minivmm)/fd | wc -l";
+    let mut counts = Vec::new();
+    for round in 0..3 {
+        let work = Work::begin(guest, &format!("/auto/boot{round}"), "all");
+        work.goes_on(guest);
+        guest.reboot();
+        counts.push(host(open));
+        let log = host(&format!("cat auto/boot{round}/log"));
+        assert!(
+            log.lines().count() > 2 && log.lines().enumerate().all(|(n, line)| line == n.to_string()),
+            "{log}"
+        );
+        guest.sh(MOUNT);
+        guest.sh(MOUNT_AUTO);
+    }
+    assert!(counts.iter().all(|count| *count == counts[0]), "{counts:?}");
+    let work = Work::begin(guest, "/auto/at-last", "all");
+    work.ends(guest);
 }
 
 #[test]
@@ -169,65 +353,4 @@ fn a_share_that_is_only_read_is_read_only_and_a_full_host_is_told() {
     assert!(said.starts_with("fits\n") && said.matches("Read-only file system").count() == 2, "{said}");
     guest.kill();
     host("umount full");
-}
-
-/// Runs in the guest, on the file that `EXERCISE` says: random writes, reads, truncations and holes, each compared with what a file in
-/// memory would have.
-#[test]
-#[ignore = "the exerciser that runs in the guest"]
-fn exerciser() {
-    let path = std::env::var_os("EXERCISE").expect("the path of a file");
-    let rounds: u32 = std::env::var("ROUNDS").unwrap().parse().unwrap();
-    let mut model: Vec<u8> = Vec::new();
-    let mut chance = 1u64;
-    let mut below = |limit: usize| {
-        chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(chance >> 33).unwrap() % limit
-    };
-    const MOST: usize = 256 << 10;
-    let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).unwrap();
-    let mut file: File = open();
-    file.set_len(0).unwrap();
-    for round in 0..rounds {
-        let (at, len) = (below(MOST), below(20_000));
-        match below(10) {
-            0..=3 => {
-                let bytes: Vec<u8> = (0..len).map(|n| (n + round as usize) as u8 | 1).collect();
-                file.write_all_at(&bytes, at as u64).unwrap();
-                model.resize(model.len().max(at + len), 0);
-                model[at..at + len].copy_from_slice(&bytes);
-            }
-            4..=6 => {
-                let mut bytes = vec![0; len];
-                let mut got = 0;
-                while got < len {
-                    match file.read_at(&mut bytes[got..], (at + got) as u64).unwrap() {
-                        0 => break,
-                        n => got += n,
-                    }
-                }
-                let wanted = model.get(at..model.len().min(at + len)).unwrap_or_default();
-                assert_eq!(&bytes[..got], wanted, "round {round}: {len} bytes at {at}");
-            }
-            7 => {
-                file.set_len(at as u64).unwrap();
-                model.resize(at, 0);
-            }
-            8 => {
-                let end = file.seek(SeekFrom::End(0)).unwrap();
-                assert_eq!(end, model.len() as u64, "round {round}");
-                file.write_all(b"tail").unwrap();
-                model.extend(b"tail");
-            }
-            _ => {
-                if below(4) == 0 {
-                    file.sync_all().unwrap();
-                }
-                drop(file);
-                file = open();
-                assert_eq!(fs::metadata(&path).unwrap().len(), model.len() as u64, "round {round}");
-            }
-        }
-    }
-    assert!(fs::read(&path).unwrap() == model, "at the end");
 }

@@ -52,14 +52,31 @@ impl Small {
     /// A machine called `small` with this kernel.
     #[track_caller]
     pub(crate) fn boot(lab: &Lab, kernel: &str, flags: &str) -> Self {
+        Self::boot_as(lab, "small", kernel, &format!("--mem 96 {flags}"))
+    }
+
+    /// A machine of another name, and with as much memory as the flags say.
+    #[track_caller]
+    pub(crate) fn boot_as(lab: &Lab, name: &str, kernel: &str, flags: &str) -> Self {
         let line = format!(
-            "exec ./minivmm --name small --kernel {kernel}.vmlinux --initrd {kernel}.initrd --mem 96 --net none --append quiet {flags}"
+            "exec ./minivmm --name {name} --kernel {kernel}.vmlinux --initrd {kernel}.initrd --net none --append quiet {flags}"
         );
-        let mut console = lab.spawn(&Cmd::sh(line).tty()).unwrap();
-        console.expect("guest:/# ", BOOT).unwrap();
-        let mut guest = Small(console);
-        guest.type_in("stty -echo; PS1= PS2=; echo its-''shell", "its-shell");
+        let mut guest = Small(lab.spawn(&Cmd::sh(line).tty()).unwrap());
+        guest.boots();
         guest
+    }
+
+    #[track_caller]
+    fn boots(&mut self) {
+        self.0.expect("guest:/# ", BOOT).unwrap();
+        self.type_in("stty -echo; PS1= PS2=; echo its-''shell", "its-shell");
+    }
+
+    /// Boots again, with whatever it is at.
+    #[track_caller]
+    pub(crate) fn reboot(&mut self) {
+        self.0.send("reboot -f\n").unwrap();
+        self.boots();
     }
 
     /// Its console goes on, with what was in its screen.
@@ -96,6 +113,14 @@ impl Small {
     pub(crate) fn save(self, lab: &Lab, words: &str) {
         verb(lab, &format!("save small {words}"));
         self.ends_well();
+    }
+
+    /// Saves it to a folder, and goes on from there in another process.
+    #[track_caller]
+    pub(crate) fn goes_on_elsewhere(&mut self, lab: &Lab, folder: &str) {
+        verb(lab, &format!("save small {folder}"));
+        succeeds(&self.0.wait(SOON).unwrap());
+        *self = Self::restore(lab, folder);
     }
 
     /// Waits until the program on its terminal has ended by itself.

@@ -286,7 +286,14 @@ impl Nodes {
                 return Err("two files have one number");
             };
             place.generation = generation;
+            // A number of the host's that was used again is that of the later file.
+            let (key, born) = ((file.identity.device, file.identity.ino), file.identity.born);
+            let known = self.known.get(&key).copied();
+            let later = known.filter(|slot| self.get(*slot).is_ok_and(|file| file.identity.born > born));
             self.put(slot, file);
+            if let Some(later) = later {
+                self.known.insert(key, later);
+            }
         }
         let mut children: HashMap<Slot, u32> = HashMap::new();
         for (_, file) in self.all().filter(|(slot, _)| *slot != ROOT) {

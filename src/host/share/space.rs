@@ -89,9 +89,9 @@ mod tests {
     #[test]
     fn parts_are_few_and_end_with_blocks() {
         let of = |range| parts(range).collect::<Vec<_>>();
-        assert_eq!(of(5..6), [5..6]);
+        assert_eq!(of(5..6), vec![5..6]);
         assert_eq!(of(0..0), []);
-        assert_eq!(of(0..ALLOCATED), [0..ALLOCATED]);
+        assert_eq!(of(0..ALLOCATED), vec![0..ALLOCATED]);
         assert_eq!(
             of(7..2 * ALLOCATED + 1),
             [2 * ALLOCATED..2 * ALLOCATED + 1, ALLOCATED..2 * ALLOCATED, 7..ALLOCATED]

@@ -569,6 +569,25 @@ fn a_file_with_the_number_of_a_removed_one_is_another() {
 }
 
 #[test]
+fn a_saved_share_knows_the_later_one_of_two_files_with_one_number() {
+    let mut world = World::new();
+    let (first, handle) = world.create("a");
+    world.share.release(handle);
+    fs::write(world.path("b"), "").unwrap();
+    let stat = attributes::stat_at(&world.share.folder.root, b"b").unwrap();
+    let mut earlier = world.share.folder.identify(&stat);
+    earlier.born.0 -= 1;
+    let slot = world.share.nodes.intern(nodes::ROOT, b"gone", earlier, false).unwrap();
+    world.share.nodes.get_mut(slot).unwrap().lookups = 1;
+    // The later one gets the slot in front of it.
+    world.share.forget(first, 1);
+    let later = world.find(Node::ROOT, "b").unwrap().node;
+    assert!(later.0 & 0xffff_ffff < u64::from(slot), "{later:?}");
+    world.moved();
+    assert_eq!(world.find(Node::ROOT, "b").unwrap().node, later);
+}
+
+#[test]
 fn hard_links_are_one_node() {
     let mut world = World::new();
     let (node, handle) = world.create("a");

@@ -18,6 +18,7 @@ const VM0: &str = include_str!("../../../resources/image/vm0.sh");
 const SETTINGS: &str = include_str!("../../../resources/image/settings.sh");
 const CLOUD: &str = include_str!("../../../resources/image/cloud.sh");
 const TOOLS: &str = include_str!("../../../resources/image/tools.sh");
+const LOADS: &str = include_str!("../../../resources/image/loads.sh");
 /// What of the surroundings a recipe listens to.
 const VARIABLES: [&str; 3] = ["IMAGE_SIZE", "IMAGE_PACKAGES", "IMAGE_DOCS"];
 /// What guests can fill, in a file that takes what they filled.
@@ -87,6 +88,17 @@ pub(crate) fn tools() -> Result<PathBuf, LabError> {
     let dir = made("tools", &parts, |new| {
         fs::create_dir(new).map_err(LabError::path("create", new))?;
         recipe("tools.sh", &[&new.join("image")])
+    })?;
+    Ok(dir.join("image"))
+}
+
+/// A Debian 12 to work in, an ext4: compiler, make and the source of bzip2, sqlite, apt and dpkg, fio and stress-ng, with `/work` and
+/// `/never` to mount at. It is shared: do not write to it.
+pub fn loads() -> Result<PathBuf, LabError> {
+    let parts = [LIB.to_owned(), LOADS.to_owned()];
+    let dir = made("loads", &parts, |new| {
+        fs::create_dir(new).map_err(LabError::path("create", new))?;
+        recipe("loads.sh", &[&new.join("image")])
     })?;
     Ok(dir.join("image"))
 }

@@ -28,7 +28,7 @@ mod wire;
 pub use cache::cache_dir;
 pub use channel::Status;
 pub use error::{LabError, Tail};
-pub use image::{Debian, cloud, debian, debian_into, systemd};
+pub use image::{Debian, cloud, debian, debian_into, loads, systemd};
 pub use initramfs::{INIT, InitramfsSpec, guest_command, initramfs};
 pub use kernel::{Flavour, Kernel, Kernels, kernel, kernels, memtest};
 pub use machine::{Access, Lab, LabConfig, LabKind};
