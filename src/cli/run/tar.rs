@@ -545,10 +545,15 @@ mod tests {
         assert!(is_name(add((0, 0), b'1', "hard", &"d/".repeat(DEPTH + 1))));
         add((0, 0), b'2', "far", &"n".repeat(PATH + 1)).unwrap();
         assert!(!home.path().join("far").exists());
-        // Headers that are kept in memory.
-        let (_folder, result) =
-            unpacked(&[member(b'x', "pax", "", &vec![b'x'; usize::try_from(PAX).unwrap() + 1])]);
-        assert!(matches!(result, Err(TarError::Damaged)), "{result:?}");
+        // Headers that are kept in memory, which say nothing wrong.
+        let most = usize::try_from(PAX).unwrap();
+        let long = format!("{} comment={}\n", most + 1, "x".repeat(most - 14));
+        assert_eq!(long.len(), most + 1);
+        for (kind, content) in [(b'x', long.into_bytes()), (b'L', vec![b'x'; 2 * PATH])] {
+            let (_folder, result) =
+                unpacked(&[member(kind, "more", "", &content), member(b'0', "file", "", b"")]);
+            assert!(matches!(result, Err(TarError::Damaged)), "{result:?}");
+        }
         // What is said to be larger than all that comes.
         let endless =
             patched(member(b'0', "file", "", b""), 124, &[&[0x80, 0, 0, 0][..], &[0xff; 8]].concat());
@@ -593,6 +598,7 @@ mod tests {
             ("sub/up", ".."),
             ("sub/far", "../.."),
             ("trick", "sub/up/.."),
+            ("sub/trick", "up/.."),
             ("empty", ""),
         ];
         let members: Vec<_> = members.iter().map(|(name, to)| member(b'2', name, to, b"")).collect();
@@ -602,9 +608,14 @@ mod tests {
             member(b'3', "dev", "", b""),
         ];
         let (folder, result) = unpacked(&[&members[..], &more].concat());
-        assert_eq!(result.unwrap(), 7);
+        assert_eq!(result.unwrap(), 8);
         assert_eq!(fs::read_link(folder.path().join("to/sub/up")).unwrap(), Path::new(".."));
         assert_eq!(fs::read_dir(folder.path().join("to")).unwrap().count(), 2);
+        // No path of a member is through a link of another.
+        let (folder, result) =
+            unpacked(&[member(b'2', "sub/up", "..", b""), member(b'0', "sub/up/x", "", b"")]);
+        assert_eq!(result.unwrap(), 1);
+        assert!(folder.path().join("to/sub/up/x").is_file() && !folder.path().join("to/x").exists());
     }
 
     /// An archive between whose pieces somebody else does something.
@@ -671,12 +682,17 @@ mod tests {
             fs::create_dir(path("to")).unwrap();
         }
         // A file that it has made a link to of that name is replaced, not written.
-        let members = vec![member(b'0', "a", "", b"1"), member(b'0', "file", "", b"2"), end];
         let link = |left| {
             if left == 2 {
                 symlink(path("victim/file"), path("to/file")).unwrap();
             }
         };
+        // And has no second name.
+        let members = vec![member(b'0', "a", "", b"1"), member(b'1', "stolen", "file", b""), end.clone()];
+        assert_eq!(unpack_in(&mut Meanwhile(members, link), &path("to")).unwrap(), 1);
+        assert!(fs::symlink_metadata(path("to/stolen")).is_err());
+        fs::remove_file(path("to/file")).unwrap();
+        let members = vec![member(b'0', "a", "", b"1"), member(b'0', "file", "", b"2"), end];
         assert_eq!(unpack_in(&mut Meanwhile(members, link), &path("to")).unwrap(), 0);
         assert_eq!(fs::read(path("to/file")).unwrap(), b"2");
         assert_eq!(fs::read_dir(path("victim")).unwrap().count(), 2);
