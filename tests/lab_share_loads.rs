@@ -209,7 +209,10 @@ fn has_many_files(guest: &mut Debian<'_>) {
         "100,000 listed",
         "cd /work/many; test $(ls -U | sort -u | wc -l) = 100000; test $(ls -U | wc -l) = 100000",
     );
-    guest.does("100,000 looked at", "cd /work/many; test $(find . -type f -size 0 | wc -l) = 100000");
+    guest.does(
+        "a tenth looked at",
+        "cd /work/many; test $(find . -name '*7' -type f -size 0 | wc -l) = 10000",
+    );
     guest.does(
         "3,000 removed",
         "cd /work/many; find . -name 'guest-*' -delete; test $(ls -U | wc -l) = 97000",

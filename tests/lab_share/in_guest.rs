@@ -324,7 +324,7 @@ fn counts_by_an_exclusive_file(dir: &Path) {
 fn counts_by_a_lock(dir: &Path, round: usize) {
     let path = dir.join("locked");
     let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         rustix::fs::flock(&file, FlockOperation::LockExclusive).unwrap();
         one_more(&dir.join("by-flock"));
     } else {
