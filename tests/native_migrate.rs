@@ -250,6 +250,10 @@ fn what_does_not_fit_is_refused_before_the_memory_and_the_source_runs_on() {
         assert!(words.iter().all(|word| stderr.contains(word)), "{stderr}");
         bench.runs_on(&mut source);
     };
+    for (to, word) in [("tcp:192.0.2.1:4444", "ssh"), ("unix:", "give unix:PATH"), ("", "give a command")] {
+        let (status, _, stderr) = bench.migrate("vm0", to, &[]);
+        assert!(status == Some(2) && stderr.contains(word), "{to}: {stderr}");
+    }
     let receive = format!("{} receive", env!("CARGO_BIN_EXE_minivmm"));
     refused(&receive, &["a machine called vm0 runs there already", "it runs on here"]);
     refused("exit 3", &["runs on here"]);
@@ -257,7 +261,6 @@ fn what_does_not_fit_is_refused_before_the_memory_and_the_source_runs_on() {
         "unix:/none/there",
         &["nobody waits at unix:/none/there", "minivmm receive --listen", "runs on here"],
     );
-    refused("tcp:192.0.2.1:4444", &["ssh", "runs on here"]);
     refused("echo this is no migration; cat >/dev/null", &["runs on here"]);
     fs::rename(&image, image.with_extension("gone")).unwrap();
     refused(&format!("{receive} --name vm1"), &["image", "same path", "runs on here"]);

@@ -536,6 +536,18 @@ fn a_save_is_cancelled_by_a_signal_or_a_request_and_follows_no_reset() {
     };
     let verb = begin();
     named.host.fails(&["save", "vm0", &named.path("other"), "--keep-running"], 1, "being copied already");
+    // Another one's, as a migration that broke off cancels.
+    assert_eq!(named.host.http("vm0", "DELETE", "/v1/copy", "{\"copy\":\"other\"}").0, 204);
+    let sent = || {
+        let (status, body) = named.host.http("vm0", "GET", "/v1/copy", "");
+        assert_eq!(status, 200, "it was cancelled");
+        serde_json::from_str::<Value>(&body).unwrap()["sent"].as_u64().unwrap()
+    };
+    let (before, begun) = (sent(), std::time::Instant::now());
+    while sent() == before {
+        assert!(begun.elapsed() < vmm::LIMIT);
+        thread::sleep(Duration::from_millis(1));
+    }
     send_signal(i32::try_from(verb.id()).unwrap(), libc::SIGINT);
     let (status, said) = ended(verb);
     assert!(status == Some(130) && said.contains("the machine is as it was"), "{status:?} {said}");

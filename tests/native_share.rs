@@ -14,6 +14,7 @@ mod vmm;
 
 use std::fs;
 use std::io::Write;
+use std::mem::MaybeUninit;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::thread;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use embedded::{LIMIT, Output};
 use minivmm::spec::Spec;
 use minivmm::{DeviceStats, Machine};
+use rustix::fs::inotify;
 use tempfile::TempDir;
 use tiny_guest::Guest;
 
@@ -46,6 +48,9 @@ impl Sharing {
         fs::create_dir(path("dir")).unwrap();
         fs::write(path("dir/from-host"), "from the host").unwrap();
         symlink("/etc", path("dir/out")).unwrap();
+        fs::create_dir(path("elsewhere")).unwrap();
+        fs::write(path("elsewhere/a"), "elsewhere").unwrap();
+        symlink(path("elsewhere"), path("dir/elsewhere")).unwrap();
         let share = format!("{}{options}", path("dir").display());
         let spec = more(
             Spec::new(path("kernel")).with_mem("16".parse().unwrap()).with_share(share.parse().unwrap()),
@@ -229,6 +234,11 @@ fn forged_requests_reach_nothing_outside_and_leave_the_machine_as_it_was() {
     let sharing = Sharing::start("");
     sharing.says(b"o", "opened=0");
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let watch = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+    for outside in ["", "secret", "elsewhere", "elsewhere/a"] {
+        let path = sharing.folder.path().join(outside);
+        inotify::add_watch(&watch, &path, inotify::WatchFlags::ALL_EVENTS).unwrap();
+    }
     sharing.says(b"h", "forged=20000 out=0");
     let before = open();
     sharing.says(b"h", "forged=20000 out=0");
@@ -236,9 +246,21 @@ fn forged_requests_reach_nothing_outside_and_leave_the_machine_as_it_was() {
     assert!(open() < before + 100, "{before}");
     sharing.says(b"m", "mounted=0");
     sharing.says(b"o", "opened=0");
+    // Nothing but the shared folder was opened, listed, read or changed.
+    let mut room = [MaybeUninit::uninit(); 4096];
+    let mut events = inotify::Reader::new(&watch, &mut room);
+    let mut outside = || loop {
+        match events.next() {
+            Ok(event) if event.file_name() == Some(c"dir") => {}
+            event => return event.map(|event| format!("{event:?}")),
+        }
+    };
+    assert_eq!(outside(), Err(rustix::io::Errno::AGAIN));
+    fs::read(sharing.folder.path().join("secret")).unwrap();
+    assert!(outside().is_ok(), "the watch sees what is read");
     let names: Vec<_> =
         fs::read_dir(sharing.folder.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
-    assert_eq!(names.len(), 3, "{names:?}");
+    assert_eq!(names.len(), 4, "{names:?}");
     assert_eq!(fs::read(sharing.folder.path().join("secret")).unwrap(), b"secret");
 }
 

@@ -16,7 +16,8 @@ mod vmm;
 
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,23 +55,24 @@ impl Home {
 
     /// With this on its standard input.
     fn fed(&self, options: &[&str], bytes: &[u8]) -> Output {
-        let mut child = self.run(options).stdin(Stdio::piped()).spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        let bytes = bytes.to_vec();
-        let feeder = std::thread::spawn(move || drop(stdin.write_all(&bytes)));
-        let out = child.wait_with_output().unwrap();
-        feeder.join().unwrap();
-        out
+        fed(&mut self.run(options), bytes)
     }
 
     /// A tar archive of these files.
     fn archive(&self, files: &[(&str, &[u8])]) -> Vec<u8> {
+        self.archive_of(|source| {
+            for (name, content) in files {
+                let path = source.join(name);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, content).unwrap();
+            }
+        })
+    }
+
+    /// One of what this puts into a folder.
+    fn archive_of(&self, fill: impl FnOnce(&Path)) -> Vec<u8> {
         let source = tempfile::tempdir().unwrap();
-        for (name, content) in files {
-            let path = source.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
-        }
+        fill(source.path());
         Command::new("tar").args(["-c", "-f", "-", "-C"]).arg(source.path()).arg(".").output().unwrap().stdout
     }
 
@@ -84,6 +86,16 @@ impl Home {
         names.sort();
         names
     }
+}
+
+fn fed(command: &mut Command, bytes: &[u8]) -> Output {
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let bytes = bytes.to_vec();
+    let feeder = std::thread::spawn(move || drop(stdin.write_all(&bytes)));
+    let out = child.wait_with_output().unwrap();
+    feeder.join().unwrap();
+    out
 }
 
 fn said(out: &Output) -> String {
@@ -189,9 +201,39 @@ fn files_of_the_command_come_out_whole_or_not_at_all() {
     let out = home.fed(&["-i", "--out", "evil", "--", "pack"], &evil);
     is(&out, 125, "");
     assert!(said(&out).contains("--out evil: what the guest sent is no tar archive"), "{}", said(&out));
+    let out = home.fed(
+        &["-i", "--out", "up", "--", "pack"],
+        &home.archive_of(|source| {
+            symlink("/etc/passwd", source.join("passwd")).unwrap();
+        }),
+    );
+    is(&out, 0, "");
+    assert!(said(&out).contains("1 of the files for --out were left out"), "{}", said(&out));
+    assert_eq!(fs::read_dir(home.path("up")).unwrap().count(), 0);
+    fs::remove_dir(home.path("up")).unwrap();
     is(&home.out(&["--out", "off", "--", "off"]), 122, "");
     is(&home.out(&["--timeout", "2", "--out", "hang", "--", "hang"]), 124, "");
     assert_eq!(home.names(), ["empty", "results"]);
+}
+
+#[test]
+fn files_that_the_host_does_not_take_are_none() {
+    let home = Home::new();
+    let archive = home.archive(&[("a", b"small"), ("big", &[7; 5_000_000])]);
+    let run = home.run(&["-i", "--out", "results", "--", "pack"]);
+    // As a full disk, but for the error: no file may be larger than 2 MiB.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -f 4096; exec \"$0\" \"$@\""]).arg(run.get_program()).args(run.get_args());
+    let out = fed(limited.current_dir(home.0.path()).stdout(Stdio::piped()).stderr(Stdio::piped()), &archive);
+    is(&out, 125, "");
+    assert!(
+        said(&out).contains(
+            "the files of the command are not kept: --out results: cannot write big: File too large"
+        ),
+        "{}",
+        said(&out)
+    );
+    assert!(home.names().is_empty(), "{:?}", home.names());
 }
 
 #[test]
@@ -247,7 +289,10 @@ fn folders_that_are_none_are_refused_by_their_option() {
         is(&out, 125, "");
         assert!(said(&out).contains(words), "{words}: {}", said(&out));
     };
-    refused(&["--volume", "none:/work", "true"], "cannot read none: No such file");
+    refused(
+        &["--volume", "none:/work", "true"],
+        "there is no directory none (--volume); name one that is there, or make it",
+    );
     refused(&["--volume", "kernel:/work", "true"], "--volume kernel is no directory");
     refused(
         &["--warm", "box", "--volume", "root:/work", "true"],

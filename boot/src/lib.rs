@@ -23,6 +23,7 @@ pub mod smbios;
 mod tables;
 #[cfg(test)]
 mod testing;
+mod xz;
 
 pub use initrd::Initrd;
 pub use kernel::Kernel;

@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::compression::Compression;
+use crate::xz;
 
 /// Maximum depth of folders; Debian has seven.
 const DEPTH_MAX: usize = 16;
@@ -163,7 +164,7 @@ impl Modules {
 
     /// The named modules with their dependencies, in load order. Built-in ones are left out.
     ///
-    /// `unpack` is called for compressions that this crate does not support.
+    /// `unpack` is called for compressions that this crate does not support, and for what it cannot decompress of xz.
     ///
     /// # Errors
     /// [`ModuleError`].
@@ -205,6 +206,13 @@ impl Order<'_> {
             Some(Compression::Gzip) => limited(flate2::read::MultiGzDecoder::new(&packed[..])),
             Some(Compression::Zstd) => {
                 limited(ruzstd::decoding::StreamingDecoder::new(&packed[..]).map_err(io::Error::other)?)
+            }
+            Some(Compression::Xz) => {
+                match xz::unpack(&packed, usize::try_from(MODULE_MAX).unwrap_or(usize::MAX)) {
+                    Some(content) => Ok(content),
+                    // The program knows other kinds of xz, and says what is wrong with this one.
+                    None => (self.unpack)(Compression::Xz, &packed),
+                }
             }
             Some(other) => (self.unpack)(other, &packed),
         }

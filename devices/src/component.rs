@@ -135,6 +135,19 @@ pub enum StateError {
         /// What differs.
         reason: String,
     },
+    /// Valid, but of a machine with a longer disk.
+    #[error(
+        "the disk {name} has {now} bytes and had {then} when the machine was saved: its end is missing; put the whole disk there, such as one of \
+         another copy"
+    )]
+    ShortDisk {
+        /// The disk.
+        name: String,
+        /// Its bytes.
+        now: u64,
+        /// Its bytes then.
+        then: u64,
+    },
     /// No component can be in this state.
     #[error(
         "the saved state of {kind} is damaged: {reason}; use another copy of it, or save the machine again"

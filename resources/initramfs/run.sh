@@ -6,16 +6,29 @@
 # saved, and any number of clones of it go on from there, each with a command of its own.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 cd /
-$b mount -t proc proc /proc
+
+# Mounts what the file says, which is of the form of fstab(5): with one program for all of it, if that is busybox's.
+mounts() {
+    [ -z "$b" ] || ! $b mount -a -T "$1" 2>/dev/null || return 0
+    failed=0
+    while read -r what where kind options; do
+        $b mount -t "$kind" -o "$options" "$what" "$where" || failed=1
+    done <"$1"
+    return $failed
+}
+echo 'proc /proc proc defaults
+sys /sys sysfs defaults
+dev /dev devtmpfs defaults' >/.minivmm/fstab
+mounts /.minivmm/fstab
 [ -z "$timed" ] || read -r began text </proc/uptime
-$b mount -t sysfs sys /sys
-$b mount -t devtmpfs dev /dev
-$b mkdir -p /dev/pts /dev/shm
-$b mount -t devpts devpts /dev/pts
-$b mount -t tmpfs shm /dev/shm
-for link in fd:/proc/self/fd stdin:fd/0 stdout:fd/1 stderr:fd/2; do
-    [ -e "/dev/${link%%:*}" ] || $b ln -s "${link#*:}" "/dev/${link%%:*}"
-done
+# pts, shm, fd, stdin, stdout and stderr.
+$b cp -dR /.minivmm/dev/* /dev/
+# A / of the host's has these two of its own.
+if [ -z "$root" ]; then
+    echo 'devpts /dev/pts devpts defaults
+shm /dev/shm tmpfs defaults' >/.minivmm/fstab
+    mounts /.minivmm/fstab
+fi
 [ "$links" = 0 ] || $b --install -s
 echo minivmm >/proc/sys/kernel/hostname
 { $b ifconfig lo up || $b ip link set lo up; } 2>/dev/null
@@ -102,7 +115,7 @@ until_left() {
 until_left "$out" /.minivmm/out <&3 3>&- 4>&- 5>&- 6<&- &
 until_left "$err" /.minivmm/err <&4 3>&- 4>&- 5>&- 6<&- &
 
-$b rm -f /.minivmm/init /.minivmm/modules /.minivmm/mounts /.minivmm/shares /.minivmm/*.ko
+$b rm -rf /.minivmm/init /.minivmm/modules /.minivmm/mounts /.minivmm/shares /.minivmm/fstab /.minivmm/dev /.minivmm/*.ko
 
 # The host sends a line that says: token, what follows the last byte of output; input, whether the command has one; now, its time;
 # seed, random bytes; workdir, where it runs, if not in /; terminal and size, if it has a terminal; environment, a function; and

@@ -68,6 +68,36 @@ impl FromStr for MigrationAddress {
     }
 }
 
+/// What leads to the target of a migration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MigrationWay {
+    /// Its address.
+    At(MigrationAddress),
+    /// A command of the shell, with the stream on its standard input and output.
+    Command(String),
+}
+
+impl FromStr for MigrationWay {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match text.split_once(':') {
+            Some(("unix" | "tcp", _)) => text.parse().map(MigrationWay::At),
+            _ if text.trim().is_empty() => Err("give a command, unix:PATH or tcp:127.0.0.1:PORT"),
+            _ => Ok(MigrationWay::Command(text.into())),
+        }
+    }
+}
+
+impl fmt::Display for MigrationWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MigrationWay::At(address) => address.fmt(f),
+            MigrationWay::Command(command) => f.write_str(command),
+        }
+    }
+}
+
 impl fmt::Display for MigrationAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -309,6 +339,12 @@ mod tests {
         assert!(parse("tcp:192.0.2.1:4444").unwrap_err().contains("ssh"));
         for bad in ["", "unix:", "tcp:localhost:1", "tcp:127.0.0.1", "vm0", "ssh host2"] {
             assert!(parse(bad).unwrap_err().contains("give unix:"), "{bad}");
+        }
+        let way = |text: &str| text.parse::<MigrationWay>();
+        assert_eq!(way("unix:vm0"), Ok(MigrationWay::At(MigrationAddress::Unix("vm0".into()))));
+        assert_eq!(way("ssh host2"), Ok(MigrationWay::Command("ssh host2".into())));
+        for bad in ["", " ", "unix:", "tcp:192.0.2.1:4444"] {
+            way(bad).unwrap_err();
         }
     }
 

@@ -5,6 +5,8 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use crate::spec::MachineName;
+
 /// Behind the name of what is being deleted, which begins with a dot then.
 const DELETED: &str = ".deleted";
 
@@ -13,6 +15,11 @@ pub(in crate::cli) fn state_folder() -> Option<PathBuf> {
     let absolute = |key: &str| env::var_os(key).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
     Some(state?.join("minivmm"))
+}
+
+/// Where the snapshots of a machine are.
+pub(in crate::cli) fn snapshots_of(machine: &MachineName) -> Option<PathBuf> {
+    Some(state_folder()?.join("snapshots").join(machine.as_str()))
 }
 
 /// Removes `name` of `folder`, which is gone at once, and what a process that was killed in the midst of this has left. False if there is

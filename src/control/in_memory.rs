@@ -153,9 +153,15 @@ impl ControlTarget for StubMachine {
         None
     }
 
-    fn cancel_copy(&self) {}
+    fn cancel_copy(&self, _: Option<&str>) {}
 
-    fn migrate(&self, _: SaveOptions, _: CopyLimits, _: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
+    fn migrate(
+        &self,
+        _: &Asker,
+        _: SaveOptions,
+        _: CopyLimits,
+        _: Patience,
+    ) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
         Box::new(|_, _| ())
     }
 

@@ -35,7 +35,9 @@ pub(crate) use connection::Service;
 pub use in_memory::serve_bytes;
 pub(crate) use request_reader::Request;
 pub use runtime_dir::{Claim, ClaimError};
-pub(crate) use runtime_dir::{RunningMachine, all, all_switches, find, find_switch, own_folder, process_of};
+pub(crate) use runtime_dir::{
+    RunningMachine, all, all_switches, find, find_lasting, find_switch, own_folder, process_of,
+};
 pub use server::{ControlServer, Ending};
 pub use target::{
     Balloon, BannerLine, ByteSource, Console, ControlTarget, EventSource, Info, Keyboard, NextBytes,

@@ -79,8 +79,8 @@ pub static ROUTES: [Route<dyn ControlTarget>; 28] = [
     Route {
         method: "DELETE",
         path: "/v1/copy",
-        summary: "Cancel a save or migration of the machine",
-        statuses: &[204],
+        summary: "Cancel the copies of the machine that are under way, or one of them",
+        statuses: &[204, 400],
         run: save_routes::cancel,
     },
     Route {

@@ -14,7 +14,6 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::abstract_name::{self, AbstractName, Holder};
@@ -24,11 +23,11 @@ use crate::host::lock::{Kind, is_locked, pid_clause, try_lock, user};
 use crate::host::peer::Peer;
 pub(crate) use crate::host::runtime_folders::own_folder;
 use crate::host::runtime_folders::{SWITCHES, folders, switch_folders};
+use crate::host::soon::{MOMENT, patience_for, soon_by};
 use crate::spec::{MachineName, SwitchName};
 
 /// A lock that is held only to remove stale files is free again at once.
-const ATTEMPTS: u32 = 10;
-const RETRY_DELAY: Duration = Duration::from_millis(10);
+const AT_ONCE: Duration = Duration::from_millis(100);
 /// Limit for connecting to a listener whose backlog is full.
 const CONNECT_LIMIT: Duration = Duration::from_millis(500);
 /// Maximum length of a Unix socket's path (`sun_path` of unix(7), less the terminating zero).
@@ -122,7 +121,7 @@ impl Claim {
     /// [`ClaimError`].
     pub fn take(name: &MachineName) -> Result<Self, ClaimError> {
         // Also in the folders of this user's other sessions.
-        if let Some(RunningMachine { name, pid, .. }) = lasting(|| find(name)) {
+        if let Some(RunningMachine { name, pid, .. }) = find_lasting(name) {
             return Err(ClaimError::Taken { name, pid });
         }
         Self::take_in(&own_folder(), name)
@@ -188,43 +187,36 @@ impl Claim {
     }
 }
 
-/// What is found, but of this process only what stays: a name that it gave up is in the kernel a little longer if another of its threads
-/// starts a program, which has copies of all open sockets until it runs.
+/// What is found, unless it is about to be gone.
 fn lasting(find: impl Fn() -> Option<RunningMachine>) -> Option<RunningMachine> {
-    for _ in 1..ATTEMPTS {
-        match find() {
-            Some(found) if found.pid == Some(std::process::id()) => thread::sleep(RETRY_DELAY),
-            found => return found,
-        }
+    soon_by(|| find().map_or(Ok(()), Err), |found| patience_with(found.pid)).err()
+}
+
+/// How long to wait for a name that this process has, or one that nobody knows. One that this process itself gave up is in the kernel a little longer if another of its threads
+/// starts a program, which has copies of all open sockets until it runs.
+fn patience_with(pid: Option<u32>) -> Duration {
+    match pid {
+        Some(own) if own == std::process::id() => AT_ONCE,
+        pid => pid.map_or(MOMENT, patience_for),
     }
-    find()
 }
 
 /// Binds the name in the kernel. Where that is not possible, the lock file alone decides.
 fn bind_abstract_name(folder: &Path, name: &MachineName) -> Result<Option<AbstractName>, ClaimError> {
-    let mut own = None;
-    for _ in 0..ATTEMPTS {
-        match AbstractName::take(folder, name) {
-            Ok(Some(abstract_name)) => return Ok(Some(abstract_name)),
-            Ok(None) => {}
-            Err(_) => return Ok(None),
-        }
-        match abstract_name::holder(folder, name) {
-            // A machine that has just ended.
-            Holder::None => {
-                own = None;
-                thread::sleep(RETRY_DELAY);
-            }
-            // As in `lasting`.
-            Holder::OwnUser(pid) if pid == Some(std::process::id()) => {
-                own = pid;
-                thread::sleep(RETRY_DELAY);
-            }
-            Holder::OwnUser(pid) => return Err(ClaimError::Taken { name: name.clone(), pid }),
-            Holder::OtherUser => return Ok(None),
-        }
-    }
-    if own.is_some() { Err(ClaimError::Taken { name: name.clone(), pid: own }) } else { Ok(None) }
+    let attempt = || match AbstractName::take(folder, name) {
+        Ok(None) => Err(abstract_name::holder(folder, name)),
+        taken => Ok(taken.ok().flatten()),
+    };
+    let patience = |holder: &Holder| match holder {
+        // A machine that has just ended.
+        Holder::None => AT_ONCE,
+        Holder::OwnUser(pid) => patience_with(*pid),
+        Holder::OtherUser => Duration::ZERO,
+    };
+    soon_by(attempt, patience).or_else(|holder| match holder {
+        Holder::OwnUser(pid) => Err(ClaimError::Taken { name: name.clone(), pid }),
+        Holder::None | Holder::OtherUser => Ok(None),
+    })
 }
 
 /// All machines that are alive. Stale files are removed.
@@ -272,6 +264,11 @@ fn all_in(folder: &Path) -> Vec<RunningMachine> {
 /// The machine of this name, if it is alive.
 pub(crate) fn find(name: &MachineName) -> Option<RunningMachine> {
     find_in_any(&folders(), name)
+}
+
+/// The same, unless it is about to be gone, which is waited for.
+pub(crate) fn find_lasting(name: &MachineName) -> Option<RunningMachine> {
+    lasting(|| find(name))
 }
 
 /// The switch of this name, if it is alive.
@@ -364,13 +361,12 @@ struct HeldName {
 
 impl HeldName {
     fn take(folder: &Path, name: &MachineName) -> Result<Self, ClaimError> {
-        for _ in 1..ATTEMPTS {
-            if let Ok(held) = Self::try_take(folder, name)? {
-                return Ok(held);
-            }
-            thread::sleep(RETRY_DELAY);
-        }
-        Self::try_take(folder, name)?.map_err(|pid| ClaimError::Taken { name: name.clone(), pid })
+        let attempt =
+            || Self::try_take(folder, name)?.map_err(|pid| ClaimError::Taken { name: name.clone(), pid });
+        soon_by(attempt, |error| match error {
+            ClaimError::Taken { pid, .. } => patience_with(*pid).max(AT_ONCE),
+            _ => Duration::ZERO,
+        })
     }
 
     /// One attempt. The inner error is the pid of the process that holds the lock.

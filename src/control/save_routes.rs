@@ -1,7 +1,7 @@
 //! The requests that save a machine, take it back to a snapshot or have it migrate, and tell how far that is.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -10,7 +10,7 @@ use super::net_routes::clean;
 use super::request::MIGRATION;
 use super::router::{Call, Reply, Upgrade};
 use super::target::ControlTarget;
-use crate::machine::{CopyLimits, PauseError, SaveError, SaveOptions};
+use crate::machine::{Asker, CopyLimits, PauseError, SaveError, SaveOptions};
 use crate::migration::Patience;
 
 /// Limit for the machine to come to rest.
@@ -32,6 +32,33 @@ struct Save {
     downtime: Option<u64>,
     /// Bytes in a second.
     bandwidth: Option<u64>,
+    /// What `DELETE /v1/copy` calls it.
+    copy: Option<String>,
+}
+
+/// What a client calls a copy that it asks for, so that it cancels no other one.
+#[derive(Debug, Clone)]
+pub(crate) struct CopyName(String);
+
+impl CopyName {
+    /// One that no other client uses.
+    pub(crate) fn new() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        CopyName(format!("{}-{}", std::process::id(), now.as_nanos()))
+    }
+
+    /// The body of a request for a copy, which is called so.
+    pub(crate) fn with(&self, mut body: Value) -> Value {
+        if let Some(fields) = body.as_object_mut() {
+            fields.insert("copy".into(), self.0.as_str().into());
+        }
+        body
+    }
+
+    /// The body of `DELETE /v1/copy`.
+    pub(crate) fn alone(&self) -> Value {
+        self.with(serde_json::json!({}))
+    }
 }
 
 /// The body of `POST /v1/save`; with limits the machine runs on.
@@ -50,13 +77,13 @@ fn millis(time: Duration) -> u64 {
 }
 
 pub(super) fn save(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
-    let Save { folder, disks, keep_running, downtime, bandwidth } = match serde_json::from_slice(call.body())
-    {
-        Ok(save) => save,
-        Err(error) => {
-            return Reply::refusal(400, format!("Send {{\"folder\": \"/FOLDER\"}}: {}.", clean(&error)));
-        }
-    };
+    let Save { folder, disks, keep_running, downtime, bandwidth, copy } =
+        match serde_json::from_slice(call.body()) {
+            Ok(save) => save,
+            Err(error) => {
+                return Reply::refusal(400, format!("Send {{\"folder\": \"/FOLDER\"}}: {}.", clean(&error)));
+            }
+        };
     if !folder.is_absolute() {
         return Reply::refusal(
             400,
@@ -69,13 +96,13 @@ pub(super) fn save(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
             "A downtime and a bandwidth are for a machine that runs on: add \"keep-running\": true.",
         );
     }
-    let options = options(disks);
+    let (options, asker) = (options(disks), call.asker().calls(copy));
     answer(if keep_running {
         let mut limits = CopyLimits { bandwidth, ..CopyLimits::default() };
         limits.downtime = downtime.map_or(limits.downtime, Duration::from_millis);
-        target.save_running(call.asker(), &folder, options, limits, PAUSE).map(|report| Reply::json(&report))
+        target.save_running(&asker, &folder, options, limits, PAUSE).map(|report| Reply::json(&report))
     } else {
-        target.save_and_end(call.asker(), &folder, options, PAUSE).map(|()| Reply::done())
+        target.save_and_end(&asker, &folder, options, PAUSE).map(|()| Reply::done())
     })
 }
 
@@ -88,6 +115,8 @@ fn options(disks: bool) -> SaveOptions {
 #[serde(deny_unknown_fields)]
 struct Snapshot {
     folder: PathBuf,
+    /// What `DELETE /v1/copy` calls it.
+    copy: Option<String>,
 }
 
 /// The body of `POST /v1/snapshot` and `POST /v1/revert`.
@@ -95,9 +124,9 @@ pub(crate) fn snapshot_body(folder: &str) -> Value {
     serde_json::json!({ "folder": folder })
 }
 
-fn snapshot_folder(call: &Call<'_>) -> Result<PathBuf, Reply> {
+fn snapshot_folder(call: &Call<'_>) -> Result<(Asker, PathBuf), Reply> {
     match serde_json::from_slice(call.body()) {
-        Ok(Snapshot { folder }) if folder.is_absolute() => Ok(folder),
+        Ok(Snapshot { folder, copy }) if folder.is_absolute() => Ok((call.asker().calls(copy), folder)),
         Ok(_) => Err(Reply::refusal(
             400,
             "The path of the folder begins with `/` here: the machine has a folder of its own.",
@@ -110,13 +139,13 @@ fn snapshot_folder(call: &Call<'_>) -> Result<PathBuf, Reply> {
 
 pub(super) fn snapshot(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
     match snapshot_folder(call) {
-        Ok(folder) => answer(target.snapshot(call.asker(), &folder, PAUSE).map(|()| Reply::done())),
+        Ok((asker, folder)) => answer(target.snapshot(&asker, &folder, PAUSE).map(|()| Reply::done())),
         Err(refusal) => refusal,
     }
 }
 
 pub(super) fn revert(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
-    match snapshot_folder(call).map(|folder| target.revert(call.asker(), &folder)) {
+    match snapshot_folder(call).map(|(asker, folder)| target.revert(&asker, &folder)) {
         Ok(Ok(())) => Reply::done(),
         Ok(Err(error)) => Reply::refusal(409, error.to_string()),
         Err(refusal) => refusal,
@@ -136,10 +165,26 @@ pub(super) fn progress(target: &dyn ControlTarget, _: &Call<'_>) -> Reply {
     target.copy_progress().map_or_else(Reply::done, |progress| Reply::json(&progress))
 }
 
-/// Ends a save that is under way.
-pub(super) fn cancel(target: &dyn ControlTarget, _: &Call<'_>) -> Reply {
-    target.cancel_copy();
-    Reply::done()
+/// What `DELETE /v1/copy` takes, unless it is about all copies.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cancel {
+    copy: Option<String>,
+}
+
+/// Ends copies that are under way.
+pub(super) fn cancel(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
+    let body = call.body();
+    let asked = if body.is_empty() { Ok(Cancel::default()) } else { serde_json::from_slice(body) };
+    match asked {
+        Ok(Cancel { copy }) => {
+            target.cancel_copy(copy.as_deref());
+            Reply::done()
+        }
+        Err(error) => {
+            Reply::refusal(400, format!("Send nothing, or {{\"copy\": \"NAME\"}}: {}.", clean(&error)))
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -156,6 +201,8 @@ struct Migrate {
     greeting: Option<u64>,
     /// Milliseconds for which it may be silent afterwards.
     silence: Option<u64>,
+    /// What `DELETE /v1/copy` calls it.
+    copy: Option<String>,
 }
 
 /// The body of `POST /v1/migrate`.
@@ -175,11 +222,13 @@ pub(super) fn migrate(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
         );
         return Reply::refusal(400, how);
     }
-    let Migrate { disks, downtime, bandwidth, greeting, silence } = match serde_json::from_slice(call.body())
-    {
-        Ok(migrate) => migrate,
-        Err(error) => return Reply::refusal(400, format!("Send {{\"downtime\": 300}}: {}.", clean(&error))),
-    };
+    let Migrate { disks, downtime, bandwidth, greeting, silence, copy } =
+        match serde_json::from_slice(call.body()) {
+            Ok(migrate) => migrate,
+            Err(error) => {
+                return Reply::refusal(400, format!("Send {{\"downtime\": 300}}: {}.", clean(&error)));
+            }
+        };
     let mut limits = CopyLimits { bandwidth, ..CopyLimits::default() };
     limits.downtime = downtime.map_or(limits.downtime, Duration::from_millis);
     // No limit is no limit of a socket.
@@ -188,6 +237,6 @@ pub(super) fn migrate(target: &dyn ControlTarget, call: &Call<'_>) -> Reply {
     Reply::Upgrade(Upgrade {
         to: MIGRATION,
         fields: Vec::new(),
-        then: target.migrate(options(disks), limits, patience),
+        then: target.migrate(&call.asker().calls(copy), options(disks), limits, patience),
     })
 }

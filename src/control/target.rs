@@ -83,11 +83,12 @@ pub trait ControlTarget: Send + Sync + fmt::Debug {
     ) -> Result<CopyReport, SaveError>;
     /// How far a save of it is, if one is under way.
     fn copy_progress(&self) -> Option<CopyProgress>;
-    /// Cancels a save that is under way.
-    fn cancel_copy(&self);
+    /// Cancels the copies that are under way, or only those that were called so.
+    fn cancel_copy(&self, called: Option<&str>);
     /// What sends it over a connection to another process, and ends it here once it runs there.
     fn migrate(
         &self,
+        asker: &Asker,
         options: SaveOptions,
         limits: CopyLimits,
         patience: Patience,
@@ -410,17 +411,21 @@ impl ControlTarget for RunningTarget {
         self.controls.copy_progress()
     }
 
-    fn cancel_copy(&self) {
-        self.controls.cancel_copy();
+    fn cancel_copy(&self, called: Option<&str>) {
+        match called {
+            Some(name) => self.controls.cancel_copy_called(name),
+            None => self.controls.cancel_copy(),
+        }
     }
 
     fn migrate(
         &self,
+        asker: &Asker,
         options: SaveOptions,
         limits: CopyLimits,
         patience: Patience,
     ) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
-        let controls = self.controls.clone();
+        let controls = self.controls.asked_by(asker);
         Box::new(move |stream, begun| migrate(&controls, &stream, &begun, options, limits, patience))
     }
 

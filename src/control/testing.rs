@@ -155,11 +155,17 @@ impl ControlTarget for Fake {
         Some(CopyProgress::default())
     }
 
-    fn cancel_copy(&self) {
-        self.record("cancel-copy");
+    fn cancel_copy(&self, called: Option<&str>) {
+        self.record(if called.is_some() { "cancel-own" } else { "cancel-copy" });
     }
 
-    fn migrate(&self, _: SaveOptions, _: CopyLimits, _: Patience) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
+    fn migrate(
+        &self,
+        _: &Asker,
+        _: SaveOptions,
+        _: CopyLimits,
+        _: Patience,
+    ) -> Box<dyn FnOnce(UnixStream, Vec<u8>)> {
         Box::new(|_, _| ())
     }
 

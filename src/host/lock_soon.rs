@@ -1,54 +1,46 @@
 //! Locks on files that this process itself may have closed just now, and what else an open file keeps, such as the queue of a TAP.
 //!
 //! A program that any thread starts has copies of all open files between fork(2) and execve(2), and so a part in their locks: a file that was
-//! closed here stays locked until the program runs. So a lock that is refused is tried again for a short time, unless another process
-//! is seen to have it. That blocks: call it where a file is opened, never on a thread that a guest waits for.
+//! closed here stays locked until the program runs. A process that was killed has its locks until its memory is free. So a lock that is
+//! refused is tried again for a short time, unless a process is seen to have it that goes on. That blocks: call it where a file is
+//! opened, never on a thread that a guest waits for.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::thread;
 use std::time::Duration;
 
-use super::disk::is_held_by_another;
+use super::disk::find_holder;
 use super::lock::{Kind, try_lock, try_lock_range};
-
-/// The waits between the attempts are 1, 2, 4 ms and so on: half a second together.
-const WAITS: u32 = 9;
+use super::soon::{MOMENT, patience_for, soon_by};
 
 /// As [`try_lock`].
 pub(crate) fn lock_soon(file: &File, kind: Kind) -> io::Result<bool> {
-    soon(|| try_lock(file, kind), || is_held_by_another(file))
+    free_soon(|| try_lock(file, kind), || patience_with(file))
 }
 
 /// As [`try_lock_range`].
 pub(crate) fn lock_range_soon(file: &File, kind: Kind, range: &Range<u64>) -> io::Result<bool> {
-    soon(|| try_lock_range(file, kind, range), || is_held_by_another(file))
+    free_soon(|| try_lock_range(file, kind, range), || patience_with(file))
 }
 
-/// Has `attempt` until it is true, or `is_another` process is seen to be in its way; false in the end.
-pub(super) fn soon(
+/// How long to wait for the lock of `file`.
+fn patience_with(file: &File) -> Duration {
+    find_holder(file).map_or(MOMENT, |holder| patience_for(holder.pid))
+}
+
+/// Has `attempt` until it is true, for as long as there is `patience` with what is in its way; false in the end.
+pub(super) fn free_soon(
     mut attempt: impl FnMut() -> io::Result<bool>,
-    is_another: impl Fn() -> bool,
+    patience: impl Fn() -> Duration,
 ) -> io::Result<bool> {
-    for wait in 0..WAITS {
-        if attempt()? {
-            return Ok(true);
-        }
-        if is_another() {
-            return Ok(false);
-        }
-        thread::sleep(Duration::from_millis(1 << wait));
-    }
-    attempt()
-}
-
-/// Whether `pid` is a child of this process: one may be on its way to another program, and lose what it has open when that begins.
-pub(super) fn is_own_child(pid: u32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    // The name, in parentheses, may hold any of them.
-    let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
-    parent == Some(std::process::id())
+    let attempt = || match attempt() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(None),
+        Err(error) => Err(Some(error)),
+    };
+    let done = soon_by(attempt, |error| if error.is_none() { patience() } else { Duration::ZERO });
+    done.map(|()| true).or_else(|error| error.map_or(Ok(false), Err))
 }
 
 #[cfg(test)]
@@ -74,7 +66,7 @@ mod tests {
             "the child has a copy of {}",
             second.as_raw_fd()
         );
-        assert!(!is_held_by_another(&second), "a child that begins is no other process");
+        assert_eq!(patience_with(&second), MOMENT, "a child that begins is no other process");
         let mut refused = 0;
         let attempt = || {
             let locked = try_lock(&second, Kind::Exclusive)?;
@@ -84,7 +76,7 @@ mod tests {
             }
             Ok(locked)
         };
-        assert!(soon(attempt, || is_held_by_another(&second)).unwrap());
+        assert!(free_soon(attempt, || patience_with(&second)).unwrap());
         assert!(refused >= 2);
         child.join().unwrap();
     }
@@ -100,11 +92,11 @@ mod tests {
             attempts += 1;
             try_lock(&second, Kind::Exclusive)
         };
-        assert!(!soon(attempt, || is_held_by_another(&second)).unwrap());
+        assert!(!free_soon(attempt, || patience_with(&second)).unwrap());
         assert_eq!(attempts, 1, "who has it is known");
         let never = || Ok(false);
         assert!(
-            !soon(never, || false).unwrap(),
+            !free_soon(never, || Duration::from_millis(20)).unwrap(),
             "nobody is known to have it, and it is not waited for without end"
         );
     }

@@ -156,6 +156,19 @@ enum Before {
 }
 
 impl Exchanged {
+    /// The name.
+    pub(crate) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// The file that has the name again if this is dropped, if there is one.
+    pub(crate) fn before(&self) -> Option<&Path> {
+        match &self.old {
+            Before::At(path) => Some(path),
+            Before::Lost | Before::Nothing(_) => None,
+        }
+    }
+
     /// The other one is not needed any more.
     pub(crate) fn keep(mut self) {
         if let Before::At(old) = std::mem::replace(&mut self.old, Before::Lost) {

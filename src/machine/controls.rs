@@ -462,7 +462,13 @@ impl Controls {
     /// Ends the saves, migrations and reverts that are under way: they fail with [`SaveError::Cancelled`] or [`RevertError::Cancelled`], and
     /// the machine is as it was. One that has copied everything is not held up any more.
     pub fn cancel_copy(&self) {
-        self.copy.cancel();
+        self.copy.cancel(None);
+    }
+
+    /// The same for those alone that whoever asked for them has called so.
+    #[cfg(feature = "cli")]
+    pub(crate) fn cancel_copy_called(&self, name: &str) {
+        self.copy.cancel(Some(name));
     }
 
     /// Takes the machine back to what it was when [`Controls::snapshot_to`] made `folder`: memory, devices and disks, which are replaced by new

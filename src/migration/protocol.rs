@@ -202,20 +202,28 @@ pub(crate) fn is_begun(bytes: &[u8]) -> Option<bool> {
     Some(matches!(serde_json::from_slice(&body), Ok(Message::Hello { .. })))
 }
 
-/// Reads what comes next, but for signs of life.
-pub(super) fn receive(from: &mut dyn Read) -> io::Result<Next> {
-    receive_but_alive(from, false)
+/// What the text of a message comes to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Weight {
+    pub(super) bytes: u64,
+    /// By [`cost`].
+    pub(super) values: u64,
 }
 
-/// The same, where a message may be long.
-pub(super) fn receive_long(from: &mut dyn Read) -> io::Result<Next> {
+/// Reads what comes next, but for signs of life.
+pub(super) fn receive(from: &mut dyn Read) -> io::Result<Next> {
+    receive_but_alive(from, false).map(|(next, _)| next)
+}
+
+/// The same, where a message may be long, and how much it is.
+pub(super) fn receive_long(from: &mut dyn Read) -> io::Result<(Next, Weight)> {
     receive_but_alive(from, true)
 }
 
-fn receive_but_alive(from: &mut dyn Read, may_be_long: bool) -> io::Result<Next> {
+fn receive_but_alive(from: &mut dyn Read, may_be_long: bool) -> io::Result<(Next, Weight)> {
     loop {
         match receive_frame(from, may_be_long)? {
-            Next::Message(Message::Alive) => {}
+            (Next::Message(Message::Alive), _) => {}
             next => return Ok(next),
         }
     }
@@ -223,38 +231,43 @@ fn receive_but_alive(from: &mut dyn Read, may_be_long: bool) -> io::Result<Next>
 
 /// Reads what comes next.
 pub(super) fn receive_any(from: &mut dyn Read) -> io::Result<Next> {
-    receive_frame(from, false)
+    receive_frame(from, false).map(|(next, _)| next)
 }
 
-fn receive_frame(from: &mut dyn Read, may_be_long: bool) -> io::Result<Next> {
+fn receive_frame(from: &mut dyn Read, may_be_long: bool) -> io::Result<(Next, Weight)> {
     let ended = || io::Error::new(io::ErrorKind::UnexpectedEof, "the other end has closed the stream");
     let Frame { kind, body } = Frame::read(from)?.ok_or_else(ended)?;
     if kind == PART && may_be_long {
         return read_parts(from, body);
     }
-    if let DISK_BYTES | DISK_ZEROS = kind {
-        return of_disk(kind, &body).ok_or_else(|| invalid("a piece of a disk has no place"));
+    if kind == MESSAGE {
+        return parse(&body);
     }
-    match (kind, body.split_first_chunk::<8>()) {
-        (MESSAGE, _) => parse(&body),
+    let next = match (kind, body.split_first_chunk::<8>()) {
+        (DISK_BYTES | DISK_ZEROS, _) => {
+            of_disk(kind, &body).ok_or_else(|| invalid("a piece of a disk has no place"))
+        }
         (PAGES, Some((offset, bytes))) => Ok(Next::Pages(u64::from_le_bytes(*offset), bytes.to_vec())),
         (ZEROS, Some((offset, len))) => match len.try_into() {
             Ok(len) => Ok(Next::Zeros(u64::from_le_bytes(*offset), u64::from_le_bytes(len))),
             Err(_) => Err(invalid("a range of zeros has no length")),
         },
         _ => Err(invalid("a frame is of no known kind")),
-    }
+    };
+    Ok((next?, Weight::default()))
 }
 
-fn parse(message: &[u8]) -> io::Result<Next> {
-    if cost(message) > MOST_COST {
+fn parse(message: &[u8]) -> io::Result<(Next, Weight)> {
+    let weight = Weight { bytes: message.len() as u64, values: cost(message) };
+    if weight.values > MOST_COST {
         return Err(invalid("a message has more in it than any can have"));
     }
-    serde_json::from_slice(message).map(Next::Message).map_err(|_| invalid("a message is unknown"))
+    let message = serde_json::from_slice(message).map_err(|_| invalid("a message is unknown"))?;
+    Ok((Next::Message(message), weight))
 }
 
 /// Reads the rest of a message of several frames.
-fn read_parts(from: &mut dyn Read, mut message: Vec<u8>) -> io::Result<Next> {
+fn read_parts(from: &mut dyn Read, mut message: Vec<u8>) -> io::Result<(Next, Weight)> {
     loop {
         let Some(Frame { kind, body }) = Frame::read(from)? else {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ends inside a message"));
@@ -316,7 +329,11 @@ mod tests {
         send(&mut stream, &Message::Section { id: "fs0".into(), state: state.clone() }).unwrap();
         send(&mut stream, &Message::Go).unwrap();
         let mut from = stream.as_slice();
-        let read = receive_long(&mut from).unwrap();
+        let (read, weight) = receive_long(&mut from).unwrap();
+        assert!(
+            weight.bytes > 2 * PART_BYTES as u64 && weight.values > 0 && weight.values < 100,
+            "{weight:?}"
+        );
         assert!(matches!(read, Next::Message(Message::Section { state: read, .. }) if read == state));
         assert!(matches!(receive(&mut from).unwrap(), Next::Message(Message::Go)));
         // Cut, mixed with something else, or without an end.

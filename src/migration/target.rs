@@ -16,7 +16,7 @@ use crate::machine::SavedState;
 use crate::machine::StartError;
 use crate::machine::files::Restore;
 use crate::machine::incoming::Incoming;
-use crate::saved::{MOST_COST, MOST_SECTIONS, MOST_STATE, cost};
+use crate::saved::{MOST_COST, MOST_SECTIONS, MOST_STATE};
 use crate::spec::Spec;
 
 /// Both directions of the stream to the source.
@@ -139,15 +139,15 @@ fn take(
     protocol::send(&mut stream.writer, &Message::Accepted)?;
     let (mut states, mut bytes, mut values) = (Vec::new(), 0u64, 0u64);
     loop {
-        match protocol::receive_long(&mut stream.reader)? {
+        let (next, weight) = protocol::receive_long(&mut stream.reader)?;
+        match next {
             Next::Pages(offset, data) => incoming.data(offset, &data)?,
             Next::Zeros(offset, len) => incoming.zeros(offset, len)?,
             Next::DiskBytes(disk, offset, bytes) => disks.data(disk, offset, &bytes).map_err(of_disk)?,
             Next::DiskZeros(disk, offset, len) => disks.zeros(disk, offset, len).map_err(of_disk)?,
             Next::Message(Message::Section { id, state }) => {
                 // As in a saved machine.
-                let text = state.data.to_string();
-                (bytes, values) = (bytes + text.len() as u64, values + cost(text.as_bytes()));
+                (bytes, values) = (bytes + weight.bytes, values + weight.values);
                 states.push((id, state));
                 if states.len() > MOST_SECTIONS || bytes > MOST_STATE || values > MOST_COST {
                     return Err(refused("its state is larger than that of any machine".into()));

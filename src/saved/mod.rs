@@ -46,6 +46,8 @@ use crate::spec::{DiskSpec, MachineName, Spec};
 const MANIFEST: &str = "machine.json";
 const STATE: &str = "state";
 const MEMORY: &str = "memory";
+/// What a clone begins from, a saved machine, in the clone's folder until its guest runs.
+pub(crate) const CLONE_BEGINNING: &str = ".minivmm-beginning";
 
 /// Most bytes of `machine.json`: one has some kilobytes.
 const MOST_MANIFEST: u64 = 4 << 20;
@@ -412,13 +414,24 @@ impl NewSavedMachine {
     }
 }
 
-/// Removes what processes that were killed have left in `folder` of machines that they were saving there.
+/// Removes what processes that were killed have left in `folder` of machines that they were saving or cloning there.
 pub(crate) fn sweep_unfinished(folder: &Path) {
-    // What may be in one: the last is beside a machine of `minivmm run --warm`.
     let is_copy = |name: &str| name.starts_with("vd") && (name.ends_with(".raw") || name.ends_with(".qcow2"));
-    let is_ours = |name: &str| [MANIFEST, STATE, MEMORY, "warm.json"].contains(&name) || is_copy(name);
+    // What may be in one: the last is beside a machine of `minivmm run --warm`.
+    let is_saved = |name: &str| [MANIFEST, STATE, MEMORY, "warm.json"].contains(&name) || is_copy(name);
+    // Also before it has its name.
+    let is_beginning = |name: &str| {
+        let unfinished = name.strip_prefix('.').and_then(|name| name.strip_suffix(".part"));
+        [Some(name), unfinished].contains(&Some(CLONE_BEGINNING))
+    };
+    let is_cloned = |name: &str| is_beginning(name) || is_copy(name) || name == "vm.toml";
     sweep(folder, &|names| {
-        names.iter().any(|name| name == MEMORY) && names.iter().all(|name| name.to_str().is_some_and(is_ours))
+        let names: Option<Vec<_>> = names.iter().map(|name| name.to_str()).collect();
+        names.is_some_and(|names| {
+            let all = |is: &dyn Fn(&str) -> bool| names.iter().all(|name| is(name));
+            let has_beginning = names.iter().any(|name| is_beginning(name));
+            (names.contains(&MEMORY) && all(&is_saved)) || (has_beginning && all(&is_cloned))
+        })
     });
 }
 

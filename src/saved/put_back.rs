@@ -13,8 +13,8 @@ use diskimage::set_backing_name;
 use super::manifest::{SavedDisk, copied_format};
 use super::{SavedMachine, SavedMachineError, open, sweep_unfinished};
 use crate::host::disk::{
-    Access, DiskError, ExchangeMark, FilesBehind, base_of, copy_file, cut_exchange, image_place, lock,
-    open_file,
+    Access, CutExchange, DiskError, ExchangeMark, FilesBehind, base_of, copy_file, cut_exchange, has_mark,
+    image_place, lock, open_file, remove_mark,
 };
 use crate::host::lock::user;
 use crate::host::new_file::{self, Exchanged, NewFile};
@@ -25,7 +25,13 @@ const PIECES: u64 = 4;
 
 /// New files beside the images that they are to replace, on the medium already. Dropped, they are gone.
 #[derive(Debug)]
-pub(crate) struct NewDisks(Vec<NewDisk>);
+pub(crate) struct NewDisks {
+    disks: Vec<NewDisk>,
+    /// Of the saved machine.
+    folder: PathBuf,
+    /// The images have marks: they may not fit together.
+    was_cut: bool,
+}
 
 #[derive(Debug)]
 struct NewDisk {
@@ -60,11 +66,13 @@ impl SavedMachine {
         }
         if disks.len() > 1 {
             for NewDisk { image, mark, new, .. } in &mut disks {
-                let prepared = ExchangeMark::prepare(image, new.file(), &self.folder);
+                let becomes = new.file().metadata();
+                let prepared = becomes.and_then(|new| ExchangeMark::prepare(image, Some(&new), &self.folder));
                 *mark = Some(prepared.map_err(|source| put_back(image, source))?);
             }
         }
-        Ok(NewDisks(disks))
+        let was_cut = disks.iter().any(|disk| has_mark(&disk.image));
+        Ok(NewDisks { disks, folder: self.folder.clone(), was_cut })
     }
 
     fn copy_back(
@@ -119,37 +127,82 @@ impl SavedMachine {
     /// ends; when it is done again, all are those of the folder. They are the old ones again if what this returns is dropped before it
     /// is kept.
     pub(crate) fn put_disks_back(&mut self) -> Result<ExchangedDisks, SavedMachineError> {
+        if let Some(cut) = self.cut_at() {
+            self.settle(cut)?;
+        }
         let disks = self.copy_disks_back(&|| true)?;
         // Nobody writes to them, and nobody begins to.
         let locked = disks.lock()?;
-        let exchanged = disks.exchange()?.with_locks(locked);
+        let mut exchanged = disks.exchange()?;
+        exchanged.locks = locked;
         self.disks.fill(None);
         Ok(exchanged)
     }
 
-    /// Whether the exchange of all its disks for those of the folder was cut off, and nobody has written to any of them since.
-    fn exchange_was_cut(&self) -> bool {
+    /// The images that have copies in the folder, in the order in which they get marks, are exchanged, and lose them.
+    fn copied_images(&self) -> impl DoubleEndedIterator<Item = &Path> {
+        let disks = self.spec.disk.iter().zip(&self.disks);
+        let copied = disks.filter(|(_, saved)| matches!(saved, Some(SavedDisk::Copy(_))));
+        copied.map(|(disk, _)| disk.image())
+    }
+
+    /// Where the exchange of all its disks for those of the folder was cut off, if it was, and nobody has written to any of them since.
+    fn cut_at(&self) -> Option<CutAt> {
         let is_own = |file: io::Result<fs::Metadata>| file.is_ok_and(|file| file.uid() == user());
         // Whoever else may write there does not say what becomes of this user's disks.
         if !is_own(fs::metadata(&self.folder)) || !is_own(self.memory.metadata()) {
-            return false;
+            return None;
         }
-        let copies = self
-            .spec
-            .disk
-            .iter()
-            .zip(&self.disks)
-            .filter(|(_, saved)| matches!(saved, Some(SavedDisk::Copy(_))));
-        let mut cut =
-            copies.map(|(disk, _)| cut_exchange(disk.image()).as_deref() == Some(&self.folder)).peekable();
-        cut.peek().is_some() && cut.all(|cut| cut)
+        let cut = |image| cut_exchange(image).filter(|cut| cut.folder == self.folder);
+        let images: Vec<_> = self.copied_images().collect();
+        let cuts: Vec<_> = images.iter().copied().map(cut).collect();
+        // Somebody has written to it since, or goes back to another machine.
+        if images.iter().zip(&cuts).any(|(image, cut)| cut.is_none() && has_mark(image)) {
+            return None;
+        }
+        let marked = cuts.iter().flatten().count();
+        let all = |part: Option<&[Option<CutExchange>]>, is: fn(&CutExchange) -> bool| {
+            part.is_some_and(|part| part.iter().all(|cut| cut.as_ref().is_some_and(is)))
+        };
+        match marked {
+            0 => None,
+            count if count == cuts.len() => Some(CutAt::Between),
+            _ if all(cuts.get(..marked), |cut| cut.is_old && !cut.is_new) => Some(CutAt::Before),
+            _ if all(cuts.get(cuts.len() - marked..), |cut| cut.is_new && !cut.is_old) => Some(CutAt::Behind),
+            // Somebody has removed a mark.
+            _ => None,
+        }
     }
+
+    /// Removes the marks of disks that fit together.
+    fn settle(&self, cut: CutAt) -> Result<(), SavedMachineError> {
+        if cut == CutAt::Between {
+            return Ok(());
+        }
+        // Nobody exchanges them at this moment.
+        let there = self.copied_images().filter(|image| fs::metadata(image).is_ok());
+        let _locked = there.map(lock_image).collect::<Result<Vec<_>, _>>()?;
+        // Another process may have done it meanwhile.
+        if self.cut_at() == Some(cut) { remove_marks(self.copied_images(), cut) } else { Ok(()) }
+    }
+}
+
+/// Where an exchange of several disks was cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CutAt {
+    /// The first ones have marks, and all disks are those of before.
+    Before,
+    /// All have marks.
+    Between,
+    /// The last ones have marks, and all disks are those of the folder.
+    Behind,
 }
 
 /// Brings to its end what was cut off when a machine went back to a saved one: all its disks become those of the folder, which this gives,
 /// whichever of them were already. `disks` are those that somebody wants to use now. Nothing is done unless it is clear what to do: all disks
 /// of the folder have marks of this user that name it, so that no machine has run on any of them since, and nothing else has written to them.
-/// `wanted` is asked before each piece of the work, however large the disks are; once it says no they stay as they are.
+/// Where marks were about to be set or removed, all disks fit together, and the rest of the marks goes. `wanted` is asked before each piece of
+/// the work, however large the disks are; once it says no they stay as they are.
 pub(crate) fn finish_exchange(
     disks: &[DiskSpec],
     wanted: &dyn Fn() -> bool,
@@ -165,18 +218,25 @@ pub(crate) fn finish_exchange(
         sweep_unfinished(folder);
     }
     let folder = used().filter_map(|disk| cut_exchange(disk.image())).next()?;
-    let saved = SavedMachine::open(folder).ok().filter(SavedMachine::exchange_was_cut)?;
+    let saved = SavedMachine::open(folder.folder).ok()?;
+    let cut = saved.cut_at()?;
     let finish = || {
+        if cut != CutAt::Between {
+            return saved.settle(cut);
+        }
         let disks = saved.copy_disks_back(wanted)?;
         let _locked = disks.lock()?;
         still(wanted).map_err(|source| put_back(&saved.folder, source))?;
         // Another process may have done it meanwhile.
-        if saved.exchange_was_cut() {
+        if saved.cut_at() == Some(cut) {
             disks.exchange()?.keep();
         }
         Ok(())
     };
-    Some(finish().map(|()| saved.folder.clone()))
+    match finish() {
+        Ok(()) if cut == CutAt::Before => None,
+        done => Some(done.map(|()| saved.folder.clone())),
+    }
 }
 
 fn still(wanted: &dyn Fn() -> bool) -> io::Result<()> {
@@ -220,7 +280,7 @@ fn lock_image(path: &Path) -> Result<Locked, SavedMachineError> {
 impl NewDisks {
     /// Locks the images that they replace, as a machine does that writes to them.
     fn lock(&self) -> Result<Vec<Locked>, SavedMachineError> {
-        self.0.iter().filter(|disk| !disk.is_missing).map(|disk| lock_image(&disk.image)).collect()
+        self.disks.iter().filter(|disk| !disk.is_missing).map(|disk| lock_image(&disk.image)).collect()
     }
 
     /// Gives each the name of the image that it replaces, and then calls `then` with each disk's number and the image's path. If this
@@ -229,51 +289,70 @@ impl NewDisks {
         mut self,
         then: impl Fn(usize, &Path) -> Result<(), E>,
     ) -> Result<(), E> {
-        let marks = self.set_marks()?;
+        let marked = self.set_marks()?;
         let mut replaced = Vec::new();
-        for NewDisk { index, image, new, is_missing, .. } in self.0 {
+        for NewDisk { index, image, new, is_missing, .. } in self.disks {
             new.keep(!is_missing).map_err(|source| put_back(&image, source))?;
             replaced.push((index, image));
         }
-        remove_marks(marks)?;
+        remove_marks(marked.iter().map(PathBuf::as_path), CutAt::Behind)?;
         replaced.iter().try_for_each(|(index, image)| then(*index, image))
     }
 
     /// The same for those whose images may be wanted again: all of them have their names afterwards, or none after an error.
     fn exchange(mut self) -> Result<ExchangedDisks, SavedMachineError> {
-        let marks = self.set_marks()?;
+        let marked = self.set_marks()?;
         let exchange = |NewDisk { image, new, is_missing, .. }: NewDisk| {
             let exchanged = if is_missing { new.appear() } else { new.exchange() };
             exchanged.map_err(|source| put_back(&image, source))
         };
+        let (folder, was_cut) = (self.folder, self.was_cut);
         // Those that were exchanged before an error have come back when this is over.
-        let exchanged = self.0.into_iter().map(exchange).collect::<Result<_, _>>();
-        let exchanged = exchanged.map(|exchanged| ExchangedDisks { exchanged, locks: Vec::new() });
-        remove_marks(marks)?;
-        exchanged
+        let exchanged = self.disks.into_iter().map(exchange).collect::<Result<_, _>>();
+        let marked = marked.iter().map(PathBuf::as_path);
+        match exchanged {
+            Ok(exchanged) => {
+                // Before the marks go, so that an error has all come back.
+                let exchanged = ExchangedDisks { exchanged, folder, was_cut, locks: Vec::new() };
+                remove_marks(marked, CutAt::Behind).map(|()| exchanged)
+            }
+            Err(error) if was_cut => Err(error),
+            Err(error) => remove_marks(marked, CutAt::Before).and(Err(error)),
+        }
     }
 
-    fn set_marks(&mut self) -> Result<Vec<(PathBuf, PathBuf)>, SavedMachineError> {
-        let mut marks = Vec::new();
-        for NewDisk { image, mark, .. } in &mut self.0 {
-            let set = mark.take().map(ExchangeMark::set).transpose();
-            marks.extend(set.map_err(|source| put_back(image, source))?.map(|mark| (image.clone(), mark)));
+    /// Gives those images marks that are to have one, and says which those are.
+    fn set_marks(&mut self) -> Result<Vec<PathBuf>, SavedMachineError> {
+        let mut marked = Vec::new();
+        for NewDisk { image, mark, .. } in &mut self.disks {
+            let Some(mark) = mark.take() else { continue };
+            mark.set().map_err(|source| put_back(image, source))?;
+            marked.push(image.clone());
         }
-        Ok(marks)
+        Ok(marked)
     }
 }
 
-/// Removes the marks of these images.
-fn remove_marks(marks: Vec<(PathBuf, PathBuf)>) -> Result<(), SavedMachineError> {
-    marks
-        .into_iter()
-        .try_for_each(|(image, mark)| fs::remove_file(mark).map_err(|source| put_back(&image, source)))
+/// Removes the marks of these images, in the order in which those that are left say that all disks are the old ones, or the new ones.
+fn remove_marks<'a>(
+    mut images: impl DoubleEndedIterator<Item = &'a Path>,
+    at: CutAt,
+) -> Result<(), SavedMachineError> {
+    let remove = |image: &Path| remove_mark(image).map_err(|source| put_back(image, source));
+    match at {
+        CutAt::Before => images.rev().try_for_each(remove),
+        CutAt::Between | CutAt::Behind => images.try_for_each(remove),
+    }
 }
 
 /// Disks that have the names of those that were there before. Dropped, those have them again.
 #[derive(Debug)]
 pub(crate) struct ExchangedDisks {
     exchanged: Vec<Exchanged>,
+    /// Of the saved machine.
+    folder: PathBuf,
+    /// Those of before may not fit together.
+    was_cut: bool,
     /// On those of before, which nobody sweeps away as long as they may be wanted.
     locks: Vec<Locked>,
 }
@@ -286,14 +365,37 @@ struct Locked {
 }
 
 impl ExchangedDisks {
-    fn with_locks(self, locks: Vec<Locked>) -> Self {
-        ExchangedDisks { locks, ..self }
+    /// Those of before are not needed any more.
+    pub(crate) fn keep(mut self) {
+        self.exchanged.drain(..).for_each(Exchanged::keep);
     }
 
-    /// Those of before are not needed any more.
-    pub(crate) fn keep(self) {
-        self.exchanged.into_iter().for_each(Exchanged::keep);
-        drop(self.locks);
+    /// Gives them marks: they are about to be the old ones again.
+    fn set_marks(&self) -> io::Result<()> {
+        let prepare = |one: &Exchanged| {
+            let before = one.before().map(fs::metadata).transpose()?;
+            ExchangeMark::prepare(one.target(), before.as_ref(), &self.folder)
+        };
+        let marks = self.exchanged.iter().map(prepare).collect::<io::Result<Vec<_>>>()?;
+        marks.into_iter().try_for_each(ExchangeMark::set)
+    }
+}
+
+impl Drop for ExchangedDisks {
+    fn drop(&mut self) {
+        if self.exchanged.len() < 2 {
+            return;
+        }
+        if let Err(error) = self.set_marks() {
+            log::warn!("the disks of before have no marks while they come back: {error}");
+        }
+        let images: Vec<_> = self.exchanged.iter().map(|one| one.target().to_path_buf()).collect();
+        // They come back.
+        self.exchanged.clear();
+        if !self.was_cut {
+            // What is left of the marks goes with the next start.
+            let _ = remove_marks(images.iter().map(PathBuf::as_path), CutAt::Behind);
+        }
     }
 }
 
@@ -310,10 +412,12 @@ mod tests {
         let new = |(index, image): (usize, &PathBuf)| {
             let new = NewFile::create(image).unwrap();
             new.file().set_len(1024).unwrap();
-            let mark = Some(ExchangeMark::prepare(image, new.file(), Path::new("/first")).unwrap());
+            let becomes = new.file().metadata().unwrap();
+            let mark = Some(ExchangeMark::prepare(image, Some(&becomes), Path::new("/first")).unwrap());
             NewDisk { index, image: image.clone(), new, is_missing: false, mark }
         };
-        NewDisks(images.iter().enumerate().map(new).collect())
+        let disks = images.iter().enumerate().map(new).collect();
+        NewDisks { disks, folder: "/first".into(), was_cut: false }
     }
 
     #[test]
@@ -362,8 +466,17 @@ mod tests {
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2);
     }
 
-    /// A saved machine with copies of two disks, of which one was exchanged when its process was killed: its images.
+    /// The images of a saved machine with copies of two disks, of which one was exchanged when its process was killed.
     fn half_exchanged(root: &Path) -> [PathBuf; 2] {
+        let (images, saved) = two_disks(root);
+        let mut cut = saved.copy_disks_back(&|| true).unwrap();
+        cut.set_marks().unwrap();
+        cut.disks.remove(0).new.keep(true).unwrap();
+        images
+    }
+
+    /// A saved machine with copies of two disks: its images.
+    fn two_disks(root: &Path) -> ([PathBuf; 2], SavedMachine) {
         let (images, folder) = (["a.raw", "b.raw"].map(|name| root.join(name)), root.join("first"));
         images.iter().for_each(|image| fs::write(image, [0; 512]).unwrap());
         let spec =
@@ -376,10 +489,81 @@ mod tests {
         fs::write(folder.join("vda.raw"), [1; 512]).unwrap();
         // Several pieces.
         fs::write(folder.join("vdb.raw"), vec![2; 100 << 20]).unwrap();
-        let mut cut = SavedMachine::open(&folder).unwrap().copy_disks_back(&|| true).unwrap();
+        (images, SavedMachine::open(&folder).unwrap())
+    }
+
+    fn firsts(images: &[PathBuf; 2]) -> [u8; 2] {
+        images.each_ref().map(|image| fs::read(image).unwrap()[0])
+    }
+
+    #[test]
+    fn cut_exchange_with_an_image_that_was_missing_is_finished() {
+        let root = tempfile::tempdir().unwrap();
+        let (images, saved) = two_disks(root.path());
+        fs::remove_file(&images[1]).unwrap();
+        let mut cut = saved.copy_disks_back(&|| true).unwrap();
         cut.set_marks().unwrap();
-        cut.0.remove(0).new.keep(true).unwrap();
-        images
+        cut.disks.remove(0).new.keep(true).unwrap();
+        drop(cut);
+        assert!(!images[1].exists());
+        let disks = images.each_ref().map(DiskSpec::new);
+        assert_eq!(finish_exchange(&disks, &|| true).unwrap().unwrap(), root.path().join("first"));
+        assert_eq!(firsts(&images), [1, 2]);
+        disks.iter().for_each(|disk| drop(OpenDisk::open(disk).unwrap()));
+    }
+
+    #[test]
+    fn exchange_that_was_cut_off_before_or_behind_its_disks_leaves_no_marks() {
+        let root = tempfile::tempdir().unwrap();
+        let (images, saved) = two_disks(root.path());
+        let disks = images.each_ref().map(DiskSpec::new);
+        let mut cut = saved.copy_disks_back(&|| true).unwrap();
+        cut.disks[0].mark.take().unwrap().set().unwrap();
+        OpenDisk::open(&disks[0]).unwrap_err();
+        // A machine that has only the other one still says nothing of it.
+        assert!(finish_exchange(&disks[1..], &|| true).is_none());
+        assert!(has_mark(&images[0]));
+        assert!(finish_exchange(&disks, &|| true).is_none());
+        assert_eq!(firsts(&images), [0, 0]);
+        disks.iter().for_each(|disk| drop(OpenDisk::open(disk).unwrap()));
+        // All are exchanged.
+        let mut cut = saved.copy_disks_back(&|| true).unwrap();
+        cut.set_marks().unwrap();
+        cut.disks.into_iter().for_each(|disk| disk.new.keep(true).unwrap());
+        remove_mark(&images[0]).unwrap();
+        OpenDisk::open(&disks[1]).unwrap_err();
+        finish_exchange(&disks, &|| true).unwrap().unwrap();
+        assert_eq!(firsts(&images), [1, 2]);
+        disks.iter().for_each(|disk| drop(OpenDisk::open(disk).unwrap()));
+    }
+
+    #[test]
+    fn mark_that_somebody_has_removed_is_not_taken_for_one_of_disks_that_fit_together() {
+        for removed in [0, 1] {
+            let root = tempfile::tempdir().unwrap();
+            let images = half_exchanged(root.path());
+            remove_mark(&images[removed]).unwrap();
+            assert!(finish_exchange(&images.each_ref().map(DiskSpec::new), &|| true).is_none());
+            assert!(has_mark(&images[1 - removed]));
+            assert_eq!(firsts(&images), [1, 0]);
+        }
+    }
+
+    #[test]
+    fn disks_that_did_not_fit_together_have_marks_when_they_come_back() {
+        let root = tempfile::tempdir().unwrap();
+        let images = half_exchanged(root.path());
+        let mut saved = SavedMachine::open(root.path().join("first")).unwrap();
+        let exchanged = saved.put_disks_back().unwrap();
+        assert_eq!(firsts(&images), [1, 2]);
+        // The machine was not made.
+        drop(exchanged);
+        assert_eq!(firsts(&images), [1, 0]);
+        let disks = images.each_ref().map(DiskSpec::new);
+        disks.iter().for_each(|disk| drop(OpenDisk::open(disk).unwrap_err()));
+        finish_exchange(&disks, &|| true).unwrap().unwrap();
+        assert_eq!(firsts(&images), [1, 2]);
+        disks.iter().for_each(|disk| drop(OpenDisk::open(disk).unwrap()));
     }
 
     #[test]
@@ -387,7 +571,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let images = half_exchanged(root.path());
         let disks = images.each_ref().map(DiskSpec::new);
-        let first = || images.each_ref().map(|image| fs::read(image).unwrap()[0]);
+        let first = || firsts(&images);
         let asked = Cell::new(0);
         // Also the last time that it is asked, when all is copied.
         let count = |most: u32| {

@@ -1,11 +1,12 @@
 //! Why there is no clone.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::cli::verbs::VerbError;
 use crate::cli::verbs::snapshot::SnapshotError;
 use crate::control::ClaimError;
+use crate::control::client::ClientError;
 use crate::host::disk::DiskError;
 use crate::saved::SavedMachineError;
 use crate::spec::{MachineName, SpecError};
@@ -85,4 +86,32 @@ pub(super) enum CloneError {
     Spec(#[from] SpecError),
     #[error("what was done cannot be shown: {0}")]
     Json(#[from] serde_json::Error),
+}
+
+/// The error of a machine that was told to save itself to `inner`, a part of `target` of which nobody has heard.
+pub(super) fn of_save(error: VerbError, inner: &str, target: &Path) -> VerbError {
+    match error {
+        VerbError::Machine { name, source: ClientError::Refused { status, reason } } => {
+            let reason = reason.replace(inner, &target.display().to_string());
+            VerbError::Machine { name, source: ClientError::Refused { status, reason } }
+        }
+        error => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machine_that_cannot_be_saved_is_told_with_the_folder_that_was_asked_for() {
+        let inner = "/srv/.vm1.part/.minivmm-beginning";
+        let reason = format!("The disk vda cannot be copied into {inner}: no space.");
+        let source = ClientError::Refused { status: 409, reason };
+        let error = VerbError::Machine { name: "vm0".parse().unwrap(), source };
+        assert_eq!(
+            of_save(error, inner, Path::new("/srv/vm1")).to_string(),
+            "vm0: The disk vda cannot be copied into /srv/vm1: no space."
+        );
+    }
 }

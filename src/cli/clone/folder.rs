@@ -1,5 +1,6 @@
 //! The folder of a clone: there as a whole or not at all. What the clone begins from is in it until its guest runs, which is how one
-//! that was not finished is known; the next clone for the same folder removes it.
+//! that was not finished is known. The next clone for the same folder removes it; one that has not got its name yet goes with the next clone or
+//! save beside it.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File};
@@ -11,10 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::CloneError;
 use super::source::MACHINE_FILE;
+use crate::host::new_file;
 use crate::host::new_folder::{NewFolder, remove_unfinished};
-
-/// What the clone begins from.
-const BEGINNING: &str = ".minivmm-beginning";
+use crate::saved::{CLONE_BEGINNING as BEGINNING, sweep_unfinished};
 
 /// One that is being filled. Dropped before [`CloneFolder::keep`], it is gone.
 #[derive(Debug)]
@@ -49,6 +49,7 @@ impl CloneFolder {
     pub(super) fn create(target: &Path) -> Result<Self, CloneError> {
         let failed = failed(target);
         remove_unfinished(target, BEGINNING, &is_ours).map_err(&failed)?;
+        sweep_unfinished(new_file::folder(target));
         let is_empty = || target.read_dir().is_ok_and(|mut entries| entries.next().is_none());
         if target.symlink_metadata().is_ok_and(|found| !found.is_dir() || !is_empty()) {
             return Err(CloneError::Exists(target.into()));
@@ -168,5 +169,32 @@ mod tests {
         assert!(target.join("vm.toml").exists() && !target.join(BEGINNING).exists());
         assert!(matches!(CloneFolder::create(&target), Err(CloneError::Exists(_))));
         assert_eq!(names(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_clone_has_left_goes_with_the_next_one_of_any_name() {
+        let root = tempfile::tempdir().unwrap();
+        let make = |name: &str, files: &[&str]| {
+            let folder = root.path().join(name);
+            files.iter().for_each(|file| {
+                let file = folder.join(file);
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                fs::write(file, "").unwrap();
+            });
+        };
+        // While the original is saved, and when its disks are made.
+        make(".vm1.part", &["..minivmm-beginning.part/memory", "..minivmm-beginning.part/vda.raw"]);
+        make(".vm2.part", &[".minivmm-beginning/memory", "vm.toml", "vda.qcow2"]);
+        // Somebody's own, and one without anything to know it by.
+        make(".mine.part", &[".minivmm-beginning/memory", "thesis"]);
+        make(".disks.part", &["vm.toml", "vda.raw"]);
+        let busy = NewFolder::create(&root.path().join("busy")).unwrap();
+        make(".busy.part", &[".minivmm-beginning/memory"]);
+        drop(CloneFolder::create(&root.path().join("vm3")).unwrap());
+        let mut left: Vec<_> =
+            fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".busy.part", ".disks.part", ".mine.part"]);
+        drop(busy);
     }
 }

@@ -30,7 +30,7 @@ use super::verbs::save::ask;
 use super::verbs::{MachineClient, VerbError};
 use super::{print, report_error, serve};
 use crate::control::save_routes::save_body;
-use crate::control::{ClaimError, RunningMachine, find};
+use crate::control::{ClaimError, RunningMachine, find_lasting};
 use crate::machine::files::Restore;
 use crate::machine::{CopyLimits, CopyReport};
 use crate::saved::{SavedMachine, with_absolute_paths};
@@ -79,7 +79,7 @@ fn folder_of(args: &CloneArgs) -> Result<PathBuf, CloneError> {
 
 /// Early, so that nothing is copied in vain. It is made sure of when the clone takes its name.
 fn check_name(name: &MachineName) -> Result<(), CloneError> {
-    match find(name) {
+    match find_lasting(name) {
         Some(RunningMachine { name, pid, .. }) => Err(ClaimError::Taken { name, pid }.into()),
         None => Ok(()),
     }
@@ -140,7 +140,7 @@ fn save(
     let path = path.to_str().ok_or_else(|| VerbError::NotUtf8(folder.target().into()))?;
     let body = save_body(path, Some(CopyLimits::default()), true);
     let copied = ask(client, &body, bar, &|| parent.is_gone());
-    Ok(CopyReport::deserialize(copied?)?)
+    Ok(CopyReport::deserialize(copied.map_err(|error| error::of_save(error, path, folder.target()))?)?)
 }
 
 /// A machine that is off is copied as it is, and stays off.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::host::identity::is_at;
 use crate::host::lock::{Kind, pid_clause, try_lock};
+use crate::host::lock_soon::lock_soon;
 
 /// Another process may take the name at the same moment, and die at once.
 const ATTEMPTS: u32 = 10;
@@ -159,7 +160,7 @@ fn remove_stale(path: &Path) -> Result<(), PidfileError> {
     if !file.metadata().map_err(host(path))?.is_file() {
         return Err(not_pidfile());
     }
-    let free = try_lock(&file, Kind::Exclusive).map_err(host(path))?;
+    let free = lock_soon(&file, Kind::Exclusive).map_err(host(path))?;
     let pid = read_pid(&mut file);
     if !free {
         return Err(PidfileError::InUse { path: path.into(), pid: pid.flatten() });

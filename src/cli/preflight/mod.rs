@@ -16,7 +16,7 @@ use boot::plan::PlanError;
 use super::advice::{self, MemoryVerdict, Problem};
 use super::drivers::{self, Driver};
 use super::exit::Status;
-use super::verbs::snapshot::folder_of as snapshots_of;
+use super::state_folder::snapshots_of;
 use crate::host::facts::{Host, Memory};
 use crate::host::open_now::open_now;
 use crate::host::signals::Signals;
@@ -235,7 +235,7 @@ fn finish_exchange(spec: &Spec, progress: &Progress) -> Result<Option<String>, P
         !progress.is_stopped()
     };
     // Beside its snapshots: of one during which its process was killed.
-    if let Some(Ok(folder)) = spec.name.as_ref().map(snapshots_of) {
+    if let Some(folder) = spec.name.as_ref().and_then(snapshots_of) {
         saved::sweep_unfinished(&folder);
     }
     let Some(finished) = saved::finish_exchange(&spec.disk, &wanted) else { return Ok(None) };

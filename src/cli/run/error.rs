@@ -96,6 +96,14 @@ pub(crate) enum RunError {
         /// That one.
         folder: PathBuf,
     },
+    /// The directory of an option is not there.
+    #[error("there is no directory {path} (--{option}); name one that is there, or make it with `mkdir -p {path}`", path = path.display())]
+    NoDirectory {
+        /// Which option names it.
+        option: &'static str,
+        /// Its path.
+        path: PathBuf,
+    },
     /// A directory that is no kernel.
     #[error("--kernel {path} {what}", path = path.display())]
     NotBuilt {

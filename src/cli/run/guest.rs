@@ -112,7 +112,17 @@ pub(super) fn initramfs(
         }
     };
     add_mount_points(&mut archive)?;
+    add_devices(&mut archive)?;
     let shares = volume::list(spec);
+    if args.root.is_none() {
+        // Where that is not possible, mkdir says why.
+        volume::folders(spec).for_each(|folder| drop(archive.folder(folder)));
+    }
+    if root.is_mounted() {
+        ["root", "tree", "layer"]
+            .iter()
+            .try_for_each(|name| archive.folder(format!("{PRIVATE_FOLDER}/{name}")))?;
+    }
     let mut put = |name: &str, mode: u32, content: Vec<u8>| {
         archive.add(format!("{PRIVATE_FOLDER}/{name}"), Member::file(mode, content)).map(drop)
     };
@@ -265,6 +275,17 @@ fn add_mount_points(archive: &mut Archive) -> Result<(), RunError> {
         if !archive.contains(name) {
             archive.add(name, Member::new(0o600, Kind::CharacterDevice(major, minor)))?;
         }
+    }
+    Ok(())
+}
+
+/// What init copies into /dev: no kernel makes these.
+fn add_devices(archive: &mut Archive) -> Result<(), RunError> {
+    for name in ["pts", "shm"] {
+        archive.folder(format!("{PRIVATE_FOLDER}/dev/{name}"))?;
+    }
+    for (name, to) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
+        archive.add(format!("{PRIVATE_FOLDER}/dev/{name}"), Member::new(0o777, Kind::Symlink(to.into())))?;
     }
     Ok(())
 }

@@ -130,5 +130,31 @@ mod tests {
         assert!(error.contains("none; make that first, with `mkdir -p"), "{error}");
         let error = OutFolder::create(&target.join("file")).unwrap_err().to_string();
         assert!(error.contains("is a file; name a new directory"), "{error}");
+        let link = home.path().join("link");
+        std::os::unix::fs::symlink(&plain, &link).unwrap();
+        let error = OutFolder::create(&link).unwrap_err().to_string();
+        assert!(error.contains("it is a link; name the directory"), "{error}");
+    }
+
+    #[test]
+    fn what_somebody_else_puts_in_its_place_meanwhile_stays() {
+        let home = tempfile::tempdir().unwrap();
+        let (target, elsewhere) = (home.path().join("out"), home.path().join("elsewhere"));
+        fs::create_dir(&elsewhere).unwrap();
+        let finished = |meanwhile: &dyn Fn()| {
+            let folder = OutFolder::create(&target).unwrap();
+            fs::write(folder.new.path().join("file"), "content").unwrap();
+            meanwhile();
+            Unpacked { folder, skipped: 0 }.keep().unwrap_err();
+        };
+        finished(&|| {
+            fs::create_dir(&target).unwrap();
+            fs::write(target.join("theirs"), "").unwrap();
+        });
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 1);
+        fs::remove_dir_all(&target).unwrap();
+        finished(&|| std::os::unix::fs::symlink(&elsewhere, &target).unwrap());
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2, "nothing of its own");
     }
 }

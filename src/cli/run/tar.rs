@@ -440,6 +440,15 @@ mod tests {
         block
     }
 
+    /// A member with these bytes in its header, and the sum that it has then.
+    fn patched(mut member: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
+        member[at..at + bytes.len()].copy_from_slice(bytes);
+        member[148..156].fill(b' ');
+        let sum: u32 = member[..BLOCK].iter().map(|byte| u32::from(*byte)).sum();
+        member[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        member
+    }
+
     fn unpacked(members: &[Vec<u8>]) -> (tempfile::TempDir, Result<usize, TarError>) {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("to")).unwrap();
@@ -478,20 +487,73 @@ mod tests {
 
     #[test]
     fn modes_and_times_are_kept_and_no_set_user_id() {
-        let mut set_id = member(b'0', "tool", "", b"x");
-        set_id[100..108].copy_from_slice(b"0004751\0");
-        // 4 more in the mode's first digit.
-        let sum: u32 = set_id[..BLOCK]
-            .iter()
-            .enumerate()
-            .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) })
-            .sum();
-        set_id[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-        let (folder, result) = unpacked(&[member(b'5', "sub/", "", b""), set_id]);
+        let set_id = patched(member(b'0', "tool", "", b"x"), 100, b"0004751\0");
+        let (folder, result) =
+            unpacked(&[member(b'5', "./", "", b""), member(b'5', "sub/", "", b""), set_id]);
         assert_eq!(result.unwrap(), 0);
         let file = fs::metadata(folder.path().join("to/tool")).unwrap();
         assert_eq!((file.mode() & 0o7777, file.mtime()), (0o751, 0o17));
         assert_eq!(fs::metadata(folder.path().join("to/sub")).unwrap().mode() & 0o7777, 0o751);
+        assert_ne!(
+            fs::metadata(folder.path().join("to")).unwrap().mode() & 0o7777,
+            0o751,
+            "not the guest's to say"
+        );
+        // Whoever has them can remove them, and no time is too far away.
+        let closed = patched(member(b'5', "closed/", "", b""), 100, b"0000000\0");
+        let far = [&[0x80, 0, 0, 0][..], &[0xff; 8]].concat();
+        let file = patched(member(b'0', "closed/file", "", b"x"), 136, &far);
+        let (folder, result) = unpacked(&[closed, file]);
+        assert_eq!(result.unwrap(), 0);
+        assert_eq!(fs::metadata(folder.path().join("to/closed")).unwrap().mode() & 0o7777, 0o700);
+    }
+
+    #[test]
+    fn later_member_of_a_name_changes_nothing_of_the_other_names_of_an_earlier_one() {
+        let (folder, result) = unpacked(&[
+            member(b'0', "a", "", b"first"),
+            member(b'1', "b", "a", b""),
+            member(b'0', "a", "", b"second"),
+        ]);
+        assert_eq!(result.unwrap(), 0);
+        let read = |name: &str| fs::read(folder.path().join("to").join(name)).unwrap();
+        assert_eq!((read("a"), read("b")), (b"second".to_vec(), b"first".to_vec()));
+    }
+
+    #[test]
+    fn members_names_and_levels_have_their_limits() {
+        let home = tempfile::tempdir().unwrap();
+        let top = File::open(home.path()).unwrap();
+        let add = |(members, kept): (usize, usize), kind: u8, path: &str, link: &str| {
+            let rooms = Rooms { top: &top, last: None };
+            let mut unpacker =
+                Unpacker { rooms, kept, members, folders: Vec::new(), links: Vec::new(), skipped: 0 };
+            let (path, link) = (path.into(), link.into());
+            unpacker.add(&mut io::empty(), &Member { path, link, kind, size: 0, mode: 0o755, mtime: 0 })
+        };
+        let is_too_many = |result| matches!(result, Err(TarError::TooMany));
+        add((MEMBERS - 1, 0), b'3', "device", "").unwrap();
+        assert!(is_too_many(add((MEMBERS, 0), b'3', "device", "")));
+        add((0, KEPT - 3), b'5', "sub", "").unwrap();
+        assert!(is_too_many(add((0, KEPT - 3), b'5', "more", "")));
+        add((0, KEPT - 3), b'2', "a", "bc").unwrap();
+        assert!(is_too_many(add((0, KEPT - 3), b'2', "a", "bcd")));
+        let is_name = |result| matches!(result, Err(TarError::Name(_)));
+        add((0, 0), b'5', &"d/".repeat(DEPTH), "").unwrap();
+        assert!(is_name(add((0, 0), b'5', &"d/".repeat(DEPTH + 1), "")));
+        assert!(is_name(add((0, 0), b'5', &"n".repeat(PATH + 1), "")));
+        assert!(is_name(add((0, 0), b'1', "hard", &"d/".repeat(DEPTH + 1))));
+        add((0, 0), b'2', "far", &"n".repeat(PATH + 1)).unwrap();
+        assert!(!home.path().join("far").exists());
+        // Headers that are kept in memory.
+        let (_folder, result) =
+            unpacked(&[member(b'x', "pax", "", &vec![b'x'; usize::try_from(PAX).unwrap() + 1])]);
+        assert!(matches!(result, Err(TarError::Damaged)), "{result:?}");
+        // What is said to be larger than all that comes.
+        let endless =
+            patched(member(b'0', "file", "", b""), 124, &[&[0x80, 0, 0, 0][..], &[0xff; 8]].concat());
+        let (_folder, result) = unpacked(&[endless]);
+        assert!(matches!(result, Err(TarError::Damaged)), "{result:?}");
     }
 
     #[test]

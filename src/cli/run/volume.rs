@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -102,7 +103,11 @@ pub(super) fn refuse_out(args: &RunArgs, spec: &Spec, out: &Path) -> Result<(), 
 }
 
 fn is_folder(option: &'static str, path: &Path) -> Result<(), RunError> {
-    let found = fs::metadata(path).map_err(|source| RunError::Read { path: path.to_path_buf(), source })?;
+    let missing = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => RunError::NoDirectory { option, path: path.to_path_buf() },
+        _ => RunError::Read { path: path.to_path_buf(), source },
+    };
+    let found = fs::metadata(path).map_err(missing)?;
     if found.is_dir() { Ok(()) } else { Err(RunError::NotADirectory { option, path: path.to_path_buf() }) }
 }
 
@@ -110,6 +115,11 @@ fn is_folder(option: &'static str, path: &Path) -> Result<(), RunError> {
 pub(super) fn has_root(spec: &Spec) -> bool {
     let tag = spec.share.last().and_then(|share| share.tag.as_ref());
     tag.is_some_and(|tag| tag.as_str() == ROOT_TAG)
+}
+
+/// Where in the guest it does, without the `/` in front.
+pub(super) fn folders(spec: &Spec) -> impl Iterator<Item = &str> {
+    spec.share.iter().filter_map(|share| Some(share.mount.as_ref()?.as_str().trim_start_matches('/')))
 }
 
 /// What init mounts: three lines for each share, its tag, options and folder.

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ArgAction;
-use clap::builder::NonEmptyStringValueParser;
 
 use super::snapshot::SnapshotName;
-use crate::cli::migration_address::silence;
+use crate::cli::migration_address::{MigrationWay, silence};
 use crate::spec::{BalloonSize, Delay, DiskBps, MachineName, NetId, PortForward};
 
 /// A verb for machines with a name.
@@ -284,8 +283,8 @@ pub struct MigrateArgs {
     /// A command, unix:PATH or tcp:127.0.0.1:PORT
     ///
     /// The command leads to `minivmm receive`: the stream is on its standard input and output. tcp is for this host alone: it is neither encrypted nor authenticated.
-    #[arg(long, value_name = "TARGET", value_parser = NonEmptyStringValueParser::new())]
-    pub to: String,
+    #[arg(long, value_name = "TARGET")]
+    pub to: MigrationWay,
     /// Copy the disks, too
     ///
     /// All that the guest can write to is copied while it runs, to new raw images in the folder that `minivmm receive --disks` names. The images here

@@ -18,10 +18,10 @@ use super::wait::EndWaiter;
 use super::{ANSWER_LIMIT, MachineClient, MigrateArgs, VerbError};
 use crate::cli::disk::progress::Bar;
 use crate::cli::exit::Status;
-use crate::cli::migration_address::{MigrationAddress, SILENCE, to_target};
+use crate::cli::migration_address::{MigrationWay, SILENCE, to_target};
 use crate::cli::print;
 use crate::control::client::MigrationConnection;
-use crate::control::save_routes::migrate_body;
+use crate::control::save_routes::{CopyName, migrate_body};
 use crate::machine::{CopyLimits, CopyReport};
 use crate::migration::{Frame, Local, Patience, Stream};
 
@@ -34,10 +34,6 @@ const LAST_WORD: Duration = Duration::from_secs(5);
 /// How long a command may take until the target answers: somebody may have to type a password.
 const GREETING: Duration = Duration::from_secs(300);
 
-fn is_address(to: &str) -> bool {
-    to.starts_with("unix:") || to.starts_with("tcp:")
-}
-
 /// The target, and the program that leads there.
 struct Target {
     stream: Stream,
@@ -45,13 +41,15 @@ struct Target {
 }
 
 impl Target {
-    fn connect(to: &str, limit: Duration) -> io::Result<Self> {
-        if is_address(to) {
-            let address: MigrationAddress = to.parse().map_err(io::Error::other)?;
-            return Ok(Target { stream: address.connect(limit)?, child: None });
-        }
+    fn connect(to: &MigrationWay, limit: Duration) -> io::Result<Self> {
+        let command = match to {
+            MigrationWay::At(address) => {
+                return Ok(Target { stream: address.connect(limit)?, child: None });
+            }
+            MigrationWay::Command(command) => command,
+        };
         let mut child =
-            Command::new("sh").args(["-c", to]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+            Command::new("sh").args(["-c", command]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let (Some(writer), Some(reader)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(ErrorKind::BrokenPipe.into());
         };
@@ -78,9 +76,9 @@ fn wait_for(child: Option<Child>) -> Option<ExitStatus> {
 }
 
 /// Why no target was reached.
-fn unreached(to: &str, source: &io::Error) -> String {
-    match source.kind() {
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused if is_address(to) => {
+fn unreached(to: &MigrationWay, source: &io::Error) -> String {
+    match (to, source.kind()) {
+        (MigrationWay::At(_), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
             format!(
                 "nobody waits at {to}; start `minivmm receive --listen {to}` first; the machine runs on here"
             )
@@ -94,12 +92,16 @@ pub(super) fn migrate(args: &MigrateArgs) -> Result<Status, VerbError> {
     let mut limits = CopyLimits { bandwidth: args.bandwidth, ..CopyLimits::default() };
     limits.downtime = args.downtime.unwrap_or(limits.downtime);
     let silence = args.timeout.unwrap_or(SILENCE);
-    let greeting = if is_address(&args.to) { SILENCE } else { GREETING };
+    let greeting = match &args.to {
+        MigrationWay::At(_) => SILENCE,
+        MigrationWay::Command(_) => GREETING,
+    };
     let patience = Patience { greeting: args.timeout.unwrap_or(greeting), silence };
     // Sent before, so that an end that comes at once is not missed.
     let mut waiter = EndWaiter::start(&client)?;
-    let connection =
-        MigrationConnection::open(&client.0.socket, &migrate_body(args.with_disks, limits, patience));
+    let copy = CopyName::new();
+    let body = copy.with(migrate_body(args.with_disks, limits, patience));
+    let connection = MigrationConnection::open(&client.0.socket, &body);
     let MigrationConnection { stream, received } = connection.map_err(|source| client.failed(source))?;
     let mut frames = received.as_slice().chain(&stream);
     let failed = |why: String| VerbError::Migration { name: args.name.clone(), why };
@@ -111,14 +113,16 @@ pub(super) fn migrate(args: &MigrateArgs) -> Result<Status, VerbError> {
     let target = Target::connect(&args.to, silence).map_err(|source| failed(unreached(&args.to, &source)))?;
     let answered = Arc::new(AtomicBool::new(false));
     // Behind the start of the command, which is to hear signals as always: ssh, that asks for a password.
-    let mut bar = Bar::begin_with(cancel(&client, &stream, &answered)?).map_err(VerbError::Terminal)?;
+    let mut bar =
+        Bar::begin_with(cancel(&client, &stream, &copy, &answered)?).map_err(VerbError::Terminal)?;
     let Target { stream: Stream { reader, writer }, child } = target;
     let replies = stream.try_clone().map_err(VerbError::Terminal)?;
     let (over, said_all) = mpsc::channel();
     let answers = answered.clone();
     spawn(Role::Cli, "replies", move || carry_back(reader, &replies, &answers, over))
         .map_err(VerbError::Terminal)?;
-    let mut way = Way { client: &client, stream: &stream, writer: Some(writer), said_all, lost: None };
+    let mut way =
+        Way { client: &client, copy: &copy, stream: &stream, writer: Some(writer), said_all, lost: None };
     let outcome = way.carry(first, &mut frames, &mut bar);
     // Closed, so that the command ends.
     let lost = way.lost.take();
@@ -148,16 +152,17 @@ pub(super) fn migrate(args: &MigrateArgs) -> Result<Status, VerbError> {
 fn cancel(
     client: &MachineClient,
     stream: &UnixStream,
+    copy: &CopyName,
     answered: &Arc<AtomicBool>,
 ) -> Result<impl FnOnce() + Send + 'static, VerbError> {
     let stream = stream.try_clone().map_err(VerbError::Terminal)?;
-    let (client, answered) = (client.clone(), answered.clone());
+    let (client, body, answered) = (client.clone(), copy.alone(), answered.clone());
     Ok(move || {
         // Until the target answers the machine waits for that, and copies nothing.
         if !answered.load(Ordering::Relaxed) {
             let _ = stream.shutdown(Shutdown::Write);
         }
-        let _ = client.send("DELETE", "/v1/copy", None, ANSWER_LIMIT);
+        let _ = client.send("DELETE", "/v1/copy", Some(&body), ANSWER_LIMIT);
     })
 }
 
@@ -212,6 +217,8 @@ enum Undone {
 /// From the machine to the target.
 struct Way<'a> {
     client: &'a MachineClient,
+    /// What the machine calls it.
+    copy: &'a CopyName,
     stream: &'a UnixStream,
     /// Gone with the target.
     writer: Option<Box<dyn Write + Send>>,
@@ -251,7 +258,7 @@ impl Way<'_> {
         // In this order the machine knows that nobody wanted this.
         let _ = self.stream.shutdown(Shutdown::Write);
         // It copies no more, if it still does, and says what has come of it.
-        let _ = self.client.send("DELETE", "/v1/copy", None, ANSWER_LIMIT);
+        let _ = self.client.send("DELETE", "/v1/copy", Some(&self.copy.alone()), ANSWER_LIMIT);
     }
 }
 

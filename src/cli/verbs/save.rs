@@ -16,7 +16,7 @@ use crate::cli::disk::progress::Bar;
 use crate::cli::exit::Status;
 use crate::cli::{print, report};
 use crate::control::client::{ClientError, PendingRequest};
-use crate::control::save_routes::save_body;
+use crate::control::save_routes::{CopyName, save_body};
 use crate::machine::{CopyLimits, CopyProgress, CopyReport};
 use crate::saved::summary;
 
@@ -120,7 +120,9 @@ fn ask_at(
     is_given_up: &dyn Fn() -> bool,
 ) -> Result<Value, VerbError> {
     let failed = |source| client.failed(source);
-    let pending = PendingRequest::send(&client.0.socket, "POST", path, Some(body), ANSWER_LIMIT);
+    let name = CopyName::new();
+    let body = name.with(body.clone());
+    let pending = PendingRequest::send(&client.0.socket, "POST", path, Some(&body), ANSWER_LIMIT);
     let (mut pending, until) = (pending.map_err(failed)?, Instant::now() + COPY_LIMIT);
     loop {
         match pending.answer(TICK) {
@@ -134,7 +136,7 @@ fn ask_at(
         // What these requests come to does not matter: a machine that has just ended takes no more, and its answer is on the way.
         if bar.interrupted().is_some() || is_given_up() {
             // Again and again: before the copy has begun there is nothing to cancel.
-            let _ = client.send("DELETE", "/v1/copy", None, ANSWER_LIMIT);
+            let _ = client.send("DELETE", "/v1/copy", Some(&name.alone()), ANSWER_LIMIT);
         } else if bar.is_shown()
             && let Ok(answer) = client.send("GET", "/v1/copy", None, ANSWER_LIMIT)
             && let Ok(progress @ CopyProgress { total: 1.., .. }) = CopyProgress::deserialize(answer)

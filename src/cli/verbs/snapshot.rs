@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::save::{contents, follow, say};
 use super::show::{listing, size};
 use super::{MachineClient, RevertArgs, ShowArgs, SnapshotArgs, VerbError};
-use crate::cli::state_folder::{remove_hidden, state_folder};
+use crate::cli::state_folder::{remove_hidden, snapshots_of};
 use crate::control::save_routes::snapshot_body;
 use crate::host::clock::LocalTime;
 use crate::image::printable;
@@ -71,7 +71,7 @@ pub(in crate::cli) enum SnapshotError {
 
 /// The folder of a machine's snapshots.
 pub(in crate::cli) fn folder_of(machine: &MachineName) -> Result<PathBuf, SnapshotError> {
-    Ok(state_folder().ok_or(SnapshotError::NoPlace)?.join("snapshots").join(machine.as_str()))
+    snapshots_of(machine).ok_or(SnapshotError::NoPlace)
 }
 
 fn failed(folder: &Path) -> impl Fn(io::Error) -> SnapshotError {

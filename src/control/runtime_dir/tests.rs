@@ -1,4 +1,6 @@
 use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::thread;
 
 use super::*;
 
@@ -54,6 +56,26 @@ fn what_a_dead_machine_left_is_removed_by_the_next_and_by_a_look_around() {
         let claim = Claim::take_in(&folder, &name("vm0")).unwrap();
         UnixStream::connect(claim.path()).unwrap();
     }
+}
+
+#[test]
+fn a_name_of_a_machine_that_was_killed_just_now_is_had_when_the_kernel_lets_go_of_it() {
+    let (_outer, folder) = folder();
+    prepare(&folder).unwrap();
+    let mut killed = Command::new("sleep").arg("60").spawn().unwrap();
+    killed.kill().unwrap();
+    // Its files are closed last; this file stands for them.
+    let path = folder.join("vm0.lock");
+    fs::write(&path, format!("{}\n", killed.id())).unwrap();
+    let lock = File::options().write(true).open(&path).unwrap();
+    assert!(try_lock(&lock, Kind::Exclusive).unwrap());
+    thread::scope(|scope| {
+        let taken = scope.spawn(|| Claim::take_in(&folder, &name("vm0")));
+        thread::sleep(4 * AT_ONCE);
+        drop(lock);
+        taken.join().unwrap().unwrap();
+    });
+    killed.wait().unwrap();
 }
 
 #[test]

@@ -133,6 +133,9 @@ fn every_route_does_what_it_says_with_a_status_that_it_names() {
     ];
     assert_eq!(*served.fake.calls.lock().unwrap(), calls);
     assert_eq!(served.request("GET", "/v1/balloon", None).unwrap(), json!({ "mib": 64, "actual-mib": 0 }));
+    served.request("DELETE", "/v1/copy", Some(json!({ "copy": "mine" }))).unwrap();
+    served.request("DELETE", "/v1/copy", Some(json!({ "mine": true }))).unwrap_err();
+    assert_eq!(served.fake.calls.lock().unwrap().split_off(calls.len()), ["cancel-own"]);
     let late = served.request("POST", "/v1/pause", Some(json!({ "timeout": 0 }))).unwrap_err();
     assert!(late.to_string().ends_with("a timeout of 0 does not wait for it"), "{late}");
     let nowhere = served.request("GET", "/v1/nowhere", None).unwrap_err().to_string();

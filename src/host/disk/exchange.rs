@@ -45,6 +45,18 @@ pub(crate) fn image_place(path: &Path) -> io::Result<(PathBuf, bool)> {
 struct Identity([i64; 4]);
 
 impl Identity {
+    /// Of an image that is not there; no file has this inode.
+    const MISSING: Self = Identity([0; 4]);
+
+    /// That of the image at `path`.
+    fn at(path: &Path) -> io::Result<Self> {
+        match fs::metadata(path) {
+            Ok(image) => Ok(Self::of(&image)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Self::MISSING),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Which file it is, as long as nobody writes to it. Not the device's number, which some file systems have anew with each mount.
     fn of(file: &Metadata) -> Self {
         let bits = |number: u64| i64::from_ne_bytes(number.to_ne_bytes());
@@ -69,42 +81,65 @@ fn text(folder: &Path, files: [Identity; 2]) -> Vec<u8> {
 #[derive(Debug)]
 pub(crate) struct ExchangeMark {
     mark: NewFile,
-    path: PathBuf,
     image: PathBuf,
     folder: PathBuf,
     new: Identity,
 }
 
 impl ExchangeMark {
-    /// A mark for the image at `path`, which becomes `new`, a disk of the saved machine in `folder` that is on the medium. It is not set yet, and
-    /// has its room.
-    pub(crate) fn prepare(path: &Path, new: &File, folder: &Path) -> io::Result<Self> {
-        let (image, path, new) = (path.into(), place(path)?, Identity::of(&new.metadata()?));
-        let mark = NewFile::create(&path)?;
+    /// A mark for the image at `path`, which becomes the file of `new`, or is gone then, in an exchange for the disks of the saved machine in
+    /// `folder`. It is not set yet, and has its room.
+    pub(crate) fn prepare(path: &Path, new: Option<&Metadata>, folder: &Path) -> io::Result<Self> {
+        let (image, new) = (path.into(), new.map_or(Identity::MISSING, Identity::of));
+        let mark = NewFile::create(&place(path)?)?;
         mark.file().write_all(&text(folder, [new, new]))?;
-        Ok(ExchangeMark { mark, path, image, folder: folder.into(), new })
+        Ok(ExchangeMark { mark, image, folder: folder.into(), new })
     }
 
-    /// Sets it, on the medium; gives its path, to be removed when all images are exchanged. Nobody writes to the image any more.
-    pub(crate) fn set(self) -> io::Result<PathBuf> {
-        // One that is gone is not exchanged any more, and its mark says so as well.
-        let old = fs::metadata(&self.image).map_or(self.new, |image| Identity::of(&image));
+    /// Sets it, on the medium, until [`remove_mark`]. Nobody writes to the image any more.
+    pub(crate) fn set(self) -> io::Result<()> {
+        let old = Identity::at(&self.image).unwrap_or(self.new);
         self.mark.file().write_all_at(&text(&self.folder, [old, self.new]), 0)?;
-        self.mark.keep(true)?;
-        Ok(self.path)
+        self.mark.keep(true)
     }
 }
 
-/// The folder of the saved machine whose disk the image at `path` was about to become, or has become, if the exchange was cut off and
-/// nobody has written to the image, or put another file there, since. A mark of another user says nothing.
-pub(crate) fn cut_exchange(path: &Path) -> Option<PathBuf> {
+/// An exchange that was cut off, as the mark of one image says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CutExchange {
+    /// Of the saved machine whose disk the image was about to become, or has become.
+    pub(crate) folder: PathBuf,
+    /// The image is the one of before.
+    pub(crate) is_old: bool,
+    /// It is the one of the saved machine.
+    pub(crate) is_new: bool,
+}
+
+/// What the mark of the image at `path` says, if nobody has written to the image, or put another file there, since. A mark of another user
+/// says nothing.
+pub(crate) fn cut_exchange(path: &Path) -> Option<CutExchange> {
     let mark = open_mark(&place(path).ok()?)?;
     if !is_own(&mark) {
         return None;
     }
     let (folder, files) = read_mark(mark);
-    let image = Identity::of(&fs::metadata(path).ok()?);
-    files.contains(&image).then_some(folder)
+    let image = Identity::at(path).ok()?;
+    let is = |index| files.get(index) == Some(&image);
+    let (is_old, is_new) = (is(0), is(1));
+    (is_old || is_new).then_some(CutExchange { folder, is_old, is_new })
+}
+
+/// Whether the image at `path` has a mark, whatever that says.
+pub(crate) fn has_mark(path: &Path) -> bool {
+    place(path).is_ok_and(|mark| fs::symlink_metadata(mark).is_ok())
+}
+
+/// Removes the mark of the image at `path`, if it has one.
+pub(crate) fn remove_mark(path: &Path) -> io::Result<()> {
+    match fs::remove_file(place(path)?) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn open_mark(path: &Path) -> Option<File> {
@@ -152,10 +187,10 @@ mod tests {
         let [image, link] = ["a.raw", "link.raw"].map(|name| root.path().join(name));
         fs::write(&image, [0; 512]).unwrap();
         std::os::unix::fs::symlink(&image, &link).unwrap();
-        let new = File::open(&image).unwrap();
-        let mark = ExchangeMark::prepare(&link, &new, Path::new("/first")).unwrap();
+        let new = fs::metadata(&image).unwrap();
+        let mark = ExchangeMark::prepare(&link, Some(&new), Path::new("/first")).unwrap();
         OpenDisk::open(&DiskSpec::new(&image)).unwrap();
-        let mark = mark.set().unwrap();
+        mark.set().unwrap();
         for path in [&image, &link] {
             let error = OpenDisk::open(&DiskSpec::new(path)).unwrap_err().to_string();
             assert!(
@@ -164,20 +199,23 @@ mod tests {
             );
             OpenDisk::open(&DiskSpec::new(path).read_only()).unwrap();
         }
-        fs::remove_file(mark).unwrap();
+        remove_mark(&link).unwrap();
+        remove_mark(&image).unwrap();
         OpenDisk::open(&DiskSpec::new(&image)).unwrap();
     }
 
-    /// An image, what it is to become, and the mark.
-    fn marked(root: &Path) -> (PathBuf, PathBuf, PathBuf) {
+    /// An image, and what it is to become.
+    fn marked(root: &Path) -> (PathBuf, PathBuf) {
         let [image, new] = ["a.raw", "new"].map(|name| root.join(name));
         fs::write(&image, [0; 512]).unwrap();
         fs::write(&new, [1; 512]).unwrap();
-        let mark = ExchangeMark::prepare(&image, &File::open(&new).unwrap(), Path::new("/first")).unwrap();
+        let becomes = fs::metadata(&new).unwrap();
+        let mark = ExchangeMark::prepare(&image, Some(&becomes), Path::new("/first")).unwrap();
         // As the guest does until its machine goes back.
         set_time(&image, 60);
         assert_eq!(cut_exchange(&image), None);
-        (image, new, mark.set().unwrap())
+        mark.set().unwrap();
+        (image, new)
     }
 
     fn set_time(image: &Path, seconds: u64) {
@@ -188,8 +226,9 @@ mod tests {
     #[test]
     fn cut_exchange_is_known_until_somebody_writes_to_the_image() {
         let root = tempfile::tempdir().unwrap();
-        let (image, new, _) = marked(root.path());
-        let first = Some("/first".into());
+        let (image, new) = marked(root.path());
+        let cut = |is_old| Some(CutExchange { folder: "/first".into(), is_old, is_new: !is_old });
+        let first = cut(true);
         assert_eq!(cut_exchange(&image), first);
         set_time(&image, 61);
         assert_eq!(cut_exchange(&image), None);
@@ -204,20 +243,28 @@ mod tests {
         assert_eq!(cut_exchange(&image), None);
         // It has become what it was to become.
         fs::rename(new, &image).unwrap();
-        assert_eq!(cut_exchange(&image), first);
+        assert_eq!(cut_exchange(&image), cut(false));
         set_time(&image, 60);
         assert_eq!(cut_exchange(&image), None);
+        fs::remove_file(&image).unwrap();
+        assert_eq!(cut_exchange(&image), None);
+        // There was none.
+        let new = fs::metadata(root.path().join("old")).unwrap();
+        ExchangeMark::prepare(&image, Some(&new), Path::new("/first")).unwrap().set().unwrap();
+        assert_eq!(cut_exchange(&image), cut(true));
+        fs::rename(root.path().join("old"), &image).unwrap();
+        assert_eq!(cut_exchange(&image), cut(false));
     }
 
     #[test]
     fn mark_of_another_user_is_not_believed_and_its_folder_not_recommended() {
         let root = tempfile::tempdir().unwrap();
-        let (image, _, mark) = marked(root.path());
+        let (image, _) = marked(root.path());
         // Only root can make one.
         if user() != 0 {
             return;
         }
-        std::os::unix::fs::chown(&mark, Some(65534), None).unwrap();
+        std::os::unix::fs::chown(place(&image).unwrap(), Some(65534), None).unwrap();
         assert_eq!(cut_exchange(&image), None);
         let error = OpenDisk::open(&DiskSpec::new(&image)).unwrap_err().to_string();
         assert!(error.contains("another user") && error.contains(".a.raw.exchange"), "{error}");

@@ -7,7 +7,6 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use crate::host::identity::identity;
-use crate::host::lock_soon::is_own_child;
 
 /// A process that holds a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,12 +37,6 @@ pub(crate) fn find(file: &File) -> Option<DiskHolder> {
     let pid = pids.into_iter().find(|pid| holds(*pid, &own))?;
     let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok();
     Some(DiskHolder { pid, command: command.map(|command| command.trim_end().to_owned()) })
-}
-
-/// Whether a process is seen to have `file` locked that is no child of this one: a child may be on its way to another program, and lose
-/// what it has open when that begins.
-pub(crate) fn is_held_by_another(file: &File) -> bool {
-    find(file).is_some_and(|holder| !is_own_child(holder.pid))
 }
 
 /// Whether `pid` has `file` open and locked.

@@ -43,12 +43,12 @@ pub(crate) use copy::{WrittenFile, base_of, copy_file, write_zeros};
 pub(crate) use drive::{Drive, DriveError};
 pub(crate) use engine::EngineKind;
 pub use error::DiskError;
-pub(crate) use exchange::{ExchangeMark, cut_exchange, image_place};
+pub(crate) use exchange::{CutExchange, ExchangeMark, cut_exchange, has_mark, image_place, remove_mark};
 pub(crate) use format::IMAGE_FORMATS;
 #[cfg_attr(not(feature = "cli"), allow(unused_imports, reason = "migrations are the command's"))]
 pub(crate) use hand_over::TakeBackError;
 pub use holder::DiskHolder;
-pub(crate) use holder::{find as find_holder, is_held_by_another};
+pub(crate) use holder::find as find_holder;
 pub(crate) use live_copy::LiveCopy;
 pub(crate) use loop_device::FilesBehind;
 pub use mapped::RunningImage;

@@ -6,8 +6,8 @@ use rustix::fs::{AtFlags, Statx, StatxFlags, StatxTimestamp};
 use serde::{Deserialize, Serialize};
 use virtio::fs::{Attr, Time};
 
-use super::opening::SharedFolder;
 use super::owners::Override;
+use super::shared_folder::SharedFolder;
 
 /// Bits of `st_mode` that are the kind.
 pub(super) const KIND: u32 = 0o170_000;
@@ -86,6 +86,7 @@ impl SharedFolder {
             atime: time(stat.stx_atime),
             mtime: time(stat.stx_mtime),
             ctime: time(stat.stx_ctime),
+            born: (stat.stx_mask & StatxFlags::BTIME.bits() != 0).then(|| time(stat.stx_btime)),
             mode,
             nlink: stat.stx_nlink,
             uid,

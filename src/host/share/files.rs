@@ -5,35 +5,24 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use devices::component::StateError;
-use rustix::fs::{
-    AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, SeekFrom, Statx, Timespec, Timestamps,
-    UTIME_NOW, UTIME_OMIT, XattrFlags,
-};
-use rustix::io::retry_on_intr;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, SeekFrom, Statx};
 use serde_json::Value;
 use virtio::fs::{
     Answer, Attr, Caching, Caller, Change, Entry, Errno, FileSystem, Handle, Listing, Lock, LockKind, Name,
-    New, Node, OpenMode, Rename, Seek, SetTime, SetXattr, Space, Usage, Work, WriteAt,
+    New, Node, OpenMode, Rename, Seek, SetXattr, Space, Usage, Work, WriteAt,
 };
 use virtio::memory::{Memory, Segment};
 
-use super::attributes::{FILE, KIND, LINK, PRIVILEGES, stat_at, stat_of};
-use super::folders::open_beneath;
-use super::handles::Open;
-use super::nodes::{ROOT, Slot};
-use super::owners::{Override, is_users, proc_path};
-use super::{Share, errno};
+use super::attributes::{LINK, stat_at, stat_of};
+use super::folders::{gone, open_beneath};
+use super::nodes::Slot;
+use super::owners::{Override, proc_path};
+use super::{Share, errno, space};
 
 /// Longest text of a link that the host can have, and one more.
 const LINK_TEXT: usize = 4096;
-/// Most bytes of an attribute's value, and of the names of all (`XATTR_SIZE_MAX`).
-const XATTR: usize = 64 << 10;
-/// Bytes of a file that are allocated, freed or zeroed in one call, and bytes that are copied: what a pause waits for.
-const ALLOCATED: u64 = 1 << 30;
-const COPIED: u64 = 8 << 20;
 
 impl Share {
     /// One more entry of a node for the guest.
@@ -53,189 +42,62 @@ impl Share {
         Ok(self.folder.attr(&stat, owned))
     }
 
-    /// The entry of a name that was just made in `parent`.
+    /// The entry of a name that was just made in `parent`: with an owner where they are kept, and permissions that it does not have
+    /// yet.
     fn made(
         &mut self,
         parent: Slot,
         folder: &Arc<OwnedFd>,
         name: Name<'_>,
-        owned: Option<Override>,
+        with: Option<(Override, Option<u32>)>,
     ) -> Answer<Entry> {
-        let stat = stat_at(folder, name.bytes()).map_err(errno)?;
+        let mut stat = stat_at(folder, name.bytes()).map_err(errno)?;
         let slot = self.nodes.intern(parent, name.bytes(), self.folder.identify(&stat), true)?;
-        if let Some(owned) = owned
-            && self.keeps_owners()
-            && let Err(error) = self.keep_override(slot, owned)
-        {
+        let done = match with {
+            Some((owned, _)) if self.keeps_owners() => self.keep_override(slot, owned),
+            _ => Ok(()),
+        };
+        let done = done.and_then(|()| {
+            if let Some((_, Some(mode))) = with {
+                self.set_mode(slot, None, mode)?;
+                stat = self.stat(slot)?;
+            }
+            self.entry(slot, &stat)
+        });
+        done.inspect_err(|_| {
             self.nodes.drop_unused(slot);
-            return Err(error);
+            self.unmake(folder, name, &stat);
+        })
+    }
+
+    /// Removes what was just made, as the guest hears that it was not, unless its name is another's by now.
+    pub(super) fn unmake(&self, folder: &OwnedFd, name: Name<'_>, made: &Statx) {
+        let is_it = |found: Statx| self.folder.identify(&found) == self.folder.identify(made);
+        if stat_at(folder, name.bytes()).is_ok_and(is_it) {
+            let is_folder = self.folder.identify(made).is_folder();
+            let flags = if is_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+            let _ = rustix::fs::unlinkat(folder, OsStr::from_bytes(name.bytes()), flags);
         }
-        self.entry(slot, &stat)
+    }
+
+    /// Empties an open file.
+    fn empty(&mut self, slot: Slot, handle: Handle, mode: OpenMode) -> Answer<()> {
+        let file = self.handles.fd(handle)?;
+        if mode.drops_privileges {
+            self.drop_privileges(slot, Some(&file))?;
+        }
+        rustix::fs::ftruncate(file, 0).map_err(errno)
     }
 
     /// Permissions on the host of something new. The bits that give rights on the host are left out, and with
     /// owners kept elsewhere the host's user can always use it.
-    fn permissions(&self, mode: u32, is_folder: bool) -> u32 {
+    pub(super) fn permissions(&self, mode: u32, is_folder: bool) -> u32 {
         let own = match (self.keeps_owners(), is_folder) {
             (true, true) => 0o700,
             (true, false) => 0o600,
             (false, _) => 0,
         };
         mode & if is_folder { 0o1777 } else { 0o777 } | own
-    }
-
-    /// Opens a name, which must be a file.
-    fn open_file(&self, folder: &OwnedFd, name: &[u8], mode: OpenMode) -> Answer<(OwnedFd, Statx)> {
-        // A FIFO would wait for its other end; the kind is looked at below.
-        let flags = self.flags(mode) | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = open_beneath(folder, name, flags, Mode::empty())?;
-        let stat = self.usable_file(&file)?;
-        Ok((file, stat))
-    }
-
-    /// The attributes of a descriptor, which must be of a file that the guest may use.
-    fn usable_file(&self, file: &OwnedFd) -> Answer<Statx> {
-        let stat = stat_of(file).map_err(errno)?;
-        self.may_use(file, &stat)?;
-        if u32::from(stat.stx_mode) & KIND == FILE { Ok(stat) } else { Err(Errno::STALE) }
-    }
-
-    /// Opens a name that nothing is known of but that it is there. What is no file is not opened at all, as that alone does
-    /// something with a device or a FIFO.
-    fn open_found(&self, folder: &OwnedFd, name: &[u8], mode: OpenMode) -> Answer<OwnedFd> {
-        let found = open_beneath(folder, name, OFlags::PATH, Mode::empty())?;
-        self.usable_file(&found)?;
-        self.opened_anew(&found, mode)
-    }
-
-    /// Opens what a descriptor is of once more, by the kernel's link to it.
-    fn opened_anew(&self, open: &OwnedFd, mode: OpenMode) -> Answer<OwnedFd> {
-        // One that somebody of the host has a lease on is not waited for.
-        let flags = self.flags(mode) | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        rustix::fs::open(proc_path(open, None).as_slice(), flags, Mode::empty()).map_err(errno)
-    }
-
-    fn flags(&self, mode: OpenMode) -> OFlags {
-        let access = match (mode.read || self.collects_writes, mode.write) {
-            (_, false) => OFlags::RDONLY,
-            (false, true) => OFlags::WRONLY,
-            (true, true) => OFlags::RDWR,
-        };
-        // Never O_APPEND: each write says by itself where it goes, and pages of a mapping have their places.
-        access | if mode.sync { OFlags::SYNC } else { OFlags::empty() }
-    }
-
-    /// A number for an open file or folder of `node`.
-    fn opened(&mut self, fd: OwnedFd, node: Slot, mode: OpenMode, is_folder: bool) -> Answer<Handle> {
-        let open = Open { fd: Some(Arc::new(fd)), node, mode, is_folder, flock: LockKind::None };
-        let (slot, handle) = self.handles.add(open)?;
-        self.nodes.get_mut(node)?.handles.push(slot);
-        Ok(handle)
-    }
-
-    /// Opens the file of a node anew.
-    pub(super) fn open_node(&mut self, slot: Slot, mode: OpenMode) -> Answer<OwnedFd> {
-        let identity = self.nodes.get(slot)?.identity;
-        if identity.kind != FILE {
-            return Err(if identity.is_folder() { Errno::ISDIR } else { Errno::ACCES });
-        }
-        let found = self.place(slot).and_then(|(folder, name)| self.open_file(&folder, &name, mode));
-        match found {
-            Ok((file, stat)) if self.folder.identify(&stat) == identity => Ok(file),
-            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => self.open_again(slot, mode),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The same, but a guest that collects writes reads too, which its user need not be allowed to.
-    pub(super) fn open_as_may_be(&mut self, slot: Slot, mode: OpenMode) -> Answer<OwnedFd> {
-        match self.open_node(slot, mode) {
-            Err(Errno::ACCES) if mode.write && !mode.read && self.collects_writes => {
-                self.collects_writes = false;
-                let file = self.open_node(slot, mode);
-                self.collects_writes = true;
-                file
-            }
-            file => file,
-        }
-    }
-
-    /// Opens a file without a name that the guest has open, by the kernel's link to that open file.
-    fn open_again(&self, slot: Slot, mode: OpenMode) -> Answer<OwnedFd> {
-        let open = self.any_open(slot).ok_or(Errno::STALE)?;
-        self.opened_anew(&open, mode)
-            .map_err(|error| if error == Errno::NOENT { Errno::STALE } else { error })
-    }
-
-    /// Opens the folder of a node for listing.
-    pub(super) fn open_for_listing(&mut self, slot: Slot) -> Answer<OwnedFd> {
-        let folder = self.folder(slot)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        open_beneath(folder, b".", flags, Mode::empty())
-    }
-
-    fn set_mode(&mut self, slot: Slot, handle: Option<&Arc<OwnedFd>>, mode: u32) -> Answer<()> {
-        let identity = self.nodes.get(slot)?.identity;
-        let mode = Mode::from_raw_mode(self.permissions(mode, identity.is_folder()));
-        if let Some(open) = handle.cloned().or_else(|| self.any_open(slot)) {
-            return rustix::fs::fchmod(open, mode).map_err(errno);
-        }
-        if identity.kind == LINK {
-            return Err(Errno::NOTSUP);
-        }
-        // Whatever is at the name meanwhile: what is changed is what was looked at.
-        let path = match self.place(slot) {
-            Ok((folder, name)) => open_beneath(folder, &name, OFlags::PATH, Mode::empty())?,
-            Err(_) => open_beneath(&self.folder.root, b".", OFlags::PATH, Mode::empty())?,
-        };
-        let stat = stat_of(&path).map_err(errno)?;
-        if self.folder.identify(&stat) != identity {
-            return Err(Errno::STALE);
-        }
-        self.may_use(&path, &stat)?;
-        rustix::fs::chmod(proc_path(&path, None).as_slice(), mode).map_err(errno)
-    }
-
-    fn set_size(&mut self, slot: Slot, handle: Option<&Arc<OwnedFd>>, size: u64) -> Answer<()> {
-        if let Some(open) = handle {
-            return rustix::fs::ftruncate(open, size).map_err(errno);
-        }
-        let mode = OpenMode { write: true, ..OpenMode::default() };
-        rustix::fs::ftruncate(self.open_node(slot, mode)?, size).map_err(errno)
-    }
-
-    fn set_times(&mut self, slot: Slot, handle: Option<&Arc<OwnedFd>>, change: &Change) -> Answer<()> {
-        let time = |time: Option<SetTime>| match time {
-            None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-            Some(SetTime::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
-            Some(SetTime::At(at)) => Timespec { tv_sec: at.seconds, tv_nsec: at.nanos.into() },
-        };
-        let times = Timestamps { last_access: time(change.atime), last_modification: time(change.mtime) };
-        if let Some(open) = handle.cloned().or_else(|| self.any_open(slot)) {
-            return rustix::fs::futimens(open, &times).map_err(errno);
-        }
-        let (folder, name) = match slot {
-            ROOT => (self.folder.root.clone(), b".".as_slice().into()),
-            _ => self.known_place(slot)?,
-        };
-        let name = OsStr::from_bytes(&name);
-        rustix::fs::utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(errno)
-    }
-
-    /// Owner and permissions where they are kept in an attribute.
-    fn set_override(&mut self, slot: Slot, change: &Change) -> Answer<()> {
-        let attr = self.attr_of(slot)?;
-        let mode = change.mode.unwrap_or(attr.mode & !KIND);
-        let keeps = !change.drops_privileges || change.mode.is_some();
-        let owned = Override {
-            uid: change.uid.unwrap_or(attr.uid),
-            gid: change.gid.unwrap_or(attr.gid),
-            mode: if keeps { mode } else { mode & !PRIVILEGES },
-        };
-        if (owned.uid, owned.gid, owned.mode) == (attr.uid, attr.gid, attr.mode & !KIND) {
-            return Ok(());
-        }
-        self.keep_override(slot, owned)
     }
 
     /// A name in the table follows one that was renamed on the host.
@@ -294,13 +156,10 @@ impl FileSystem for Share {
             self.set_mode(slot, handle.as_ref(), mode)?;
         }
         // Without attributes for them, owners are taken note of by nobody: files are the host user's.
-        if self.keeps_owners()
-            && (change.mode.is_some()
-                || change.uid.is_some()
-                || change.gid.is_some()
-                || change.drops_privileges)
-        {
+        if self.keeps_owners() && (change.mode.is_some() || change.uid.is_some() || change.gid.is_some()) {
             self.set_override(slot, change)?;
+        } else if change.drops_privileges && change.mode.is_none() {
+            self.drop_privileges(slot, handle.as_ref())?;
         }
         if change.atime.is_some() || change.mtime.is_some() {
             self.set_times(slot, handle.as_ref(), change)?;
@@ -317,7 +176,14 @@ impl FileSystem for Share {
         let at = text.len();
         text.resize(at + LINK_TEXT, 0);
         let into = text.get_mut(at..).unwrap_or_default();
-        let len = rustix::fs::readlinkat_raw(folder, OsStr::from_bytes(&name), into).map_err(errno)?;
+        let len =
+            rustix::fs::readlinkat_raw(folder, OsStr::from_bytes(&name), into).map_err(
+                |error| match error {
+                    // It is no link any more.
+                    rustix::io::Errno::INVAL => Errno::STALE,
+                    error => gone(errno(error)),
+                },
+            )?;
         text.truncate(at + len);
         Ok(())
     }
@@ -338,28 +204,19 @@ impl FileSystem for Share {
                 return self.made(parent, &folder, name, None);
             }
         };
-        let given = self.permissions(mode, kind == FileType::Directory);
+        let is_folder = kind == FileType::Directory;
+        let given = self.permissions(mode, is_folder);
+        let owned = self.owner_of_new(parent, caller, mode, is_folder);
         let raw = Mode::from_raw_mode(given);
-        let made = if kind == FileType::Directory {
+        let made = if is_folder {
             rustix::fs::mkdirat(&folder, at, raw)
         } else {
             rustix::fs::mknodat(&folder, at, kind, raw, 0)
         };
         made.map_err(errno)?;
-        let owned = Override { uid: caller.uid, gid: caller.gid, mode };
-        let mut entry = self.made(parent, &folder, name, Some(owned))?;
-        if given & self.folder.umask != 0 {
-            // The guest's umask counts, not the host's.
-            let slot = self.nodes.slot(entry.node)?;
-            match self.set_mode(slot, None, mode).and_then(|()| self.attr_of(slot)) {
-                Ok(attr) => entry.attr = attr,
-                Err(error) => {
-                    self.nodes.forget(slot, 1);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(entry)
+        // The guest's umask counts, not the host's.
+        let mode = Some(mode).filter(|_| given & self.folder.umask != 0);
+        self.made(parent, &folder, name, Some((owned, mode)))
     }
 
     fn remove(&mut self, parent: Node, name: Name<'_>, is_folder: bool) -> Answer<()> {
@@ -372,6 +229,7 @@ impl FileSystem for Share {
 
     fn rename(&mut self, from: (Node, Name<'_>), to: (Node, Name<'_>), how: Rename) -> Answer<()> {
         self.may_write()?;
+        self.nodes.may_rename(from.1.bytes(), to.1.bytes())?;
         let (old, new) = (self.nodes.slot(from.0)?, self.nodes.slot(to.0)?);
         let (old_folder, new_folder) = (self.folder(old)?, self.folder(new)?);
         let flags = match how {
@@ -391,17 +249,12 @@ impl FileSystem for Share {
     fn link(&mut self, node: Node, parent: Node, name: Name<'_>) -> Answer<Entry> {
         self.may_write()?;
         let (of, parent) = (self.nodes.slot(node)?, self.nodes.slot(parent)?);
-        let identity = self.nodes.get(of)?.identity;
-        let (from, old) = self.place(of).map_err(|_| Errno::PERM)?;
+        let (file, _) = self.known_file(of)?;
         let folder = self.folder(parent)?;
-        let at = OsStr::from_bytes(name.bytes());
-        rustix::fs::linkat(from, OsStr::from_bytes(&old), &folder, at, AtFlags::empty()).map_err(errno)?;
-        let stat = stat_at(&folder, name.bytes()).map_err(errno)?;
-        if self.folder.identify(&stat) != identity {
-            // Another file had the name by then.
-            let _ = rustix::fs::unlinkat(&folder, at, AtFlags::empty());
-            return Err(Errno::STALE);
-        }
+        let (from, at) = (proc_path(&file, None), OsStr::from_bytes(name.bytes()));
+        // The kernel's link to the descriptor is followed, and nothing behind it.
+        rustix::fs::linkat(CWD, from.as_slice(), &folder, at, AtFlags::SYMLINK_FOLLOW).map_err(errno)?;
+        let stat = stat_of(&file).map_err(errno)?;
         self.nodes.rename(of, parent, name.bytes());
         self.entry(of, &stat)
     }
@@ -413,10 +266,10 @@ impl FileSystem for Share {
         self.may_open()?;
         let slot = self.nodes.slot(node)?;
         let file = self.open_as_may_be(slot, mode)?;
-        if mode.truncate {
-            rustix::fs::ftruncate(&file, 0).map_err(errno)?;
-        }
-        self.opened(file, slot, mode, false)
+        let handle = self.opened(file, slot, mode, false)?;
+        let emptied = if mode.truncate { self.empty(slot, handle, mode) } else { Ok(()) };
+        emptied.inspect_err(|_| self.release(handle))?;
+        Ok(handle)
     }
 
     fn create(
@@ -433,16 +286,15 @@ impl FileSystem for Share {
         let parent = self.nodes.slot(parent)?;
         let folder = self.folder(parent)?;
         let given = self.permissions(permissions, false);
+        let owned = self.owner_of_new(parent, caller, permissions, false);
         let flags = self.flags(mode) | OFlags::CREATE | OFlags::EXCL;
         let (file, is_new) = match open_beneath(&folder, name.bytes(), flags, Mode::from_raw_mode(given)) {
             Err(Errno::EXIST) if !mode.exclusive => (self.open_found(&folder, name.bytes(), mode)?, false),
             file => (file?, true),
         };
         if is_new && given & self.folder.umask != 0 {
-            rustix::fs::fchmod(&file, Mode::from_raw_mode(given)).map_err(errno)?;
-        }
-        if !is_new && mode.truncate {
-            rustix::fs::ftruncate(&file, 0).map_err(errno)?;
+            // It is there, and usable, whatever comes of this.
+            let _ = rustix::fs::fchmod(&file, Mode::from_raw_mode(given));
         }
         let stat = stat_of(&file).map_err(errno)?;
         let slot = self.nodes.intern(parent, name.bytes(), self.folder.identify(&stat), is_new)?;
@@ -453,14 +305,25 @@ impl FileSystem for Share {
                 return Err(error);
             }
         };
-        if is_new && self.keeps_owners() {
-            let owned = Override { uid: caller.uid, gid: caller.gid, mode: permissions };
-            if let Err(error) = self.keep_override(slot, owned) {
-                self.release(handle);
-                return Err(error);
+        let done = if is_new && self.keeps_owners() {
+            self.keep_override(slot, owned)
+        } else if !is_new && mode.truncate {
+            self.empty(slot, handle, mode)
+        } else {
+            Ok(())
+        };
+        let entry = done.and_then(|()| match is_new {
+            true => self.entry(slot, &stat),
+            false => {
+                stat_of(self.handles.fd(handle)?).map_err(errno).and_then(|stat| self.entry(slot, &stat))
             }
-        }
-        Ok((self.entry(slot, &stat)?, handle))
+        });
+        entry.map(|entry| (entry, handle)).inspect_err(|_| {
+            self.release(handle);
+            if is_new {
+                self.unmake(&folder, name, &stat);
+            }
+        })
     }
 
     fn open_folder(&mut self, node: Node) -> Answer<Handle> {
@@ -502,15 +365,14 @@ impl FileSystem for Share {
         drops_privileges: bool,
     ) -> Answer<u64> {
         let file = self.handles.fd(handle)?;
+        if drops_privileges {
+            let slot = self.handles.get(handle)?.node;
+            self.drop_privileges(slot, Some(&file))?;
+        }
         let written = retried(|| match at {
             WriteAt::Offset(offset) => self.vecs.write_at(&file, memory, from, offset),
             WriteAt::End => self.vecs.append(&file, memory, from),
         })?;
-        if drops_privileges && self.keeps_owners() {
-            let slot = self.handles.get(handle)?.node;
-            let change = Change { drops_privileges, ..Change::default() };
-            self.set_override(slot, &change)?;
-        }
         Ok(written as u64)
     }
 
@@ -557,106 +419,30 @@ impl FileSystem for Share {
     }
 
     fn allocate(&mut self, handle: Handle, offset: u64, len: u64, what: Space) -> Answer<Work> {
-        let kept = |keep: bool| if keep { FallocateFlags::KEEP_SIZE } else { FallocateFlags::empty() };
-        let flags = match what {
-            Space::Allocate { keep_size } => kept(keep_size),
-            Space::Punch => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-            Space::Zero { keep_size } => FallocateFlags::ZERO_RANGE | kept(keep_size),
-        };
-        let file = self.handles.fd(handle)?;
-        Ok(Work::change(move |stops| in_parts(&file, flags, offset, len, stops)))
+        Ok(space::allocation(self.handles.fd(handle)?, offset..offset.saturating_add(len), what))
     }
 
     fn copy(&mut self, from: (Handle, u64), to: (Handle, u64), len: u64) -> Answer<Work> {
         let (source, target) = (self.handles.fd(from.0)?, self.handles.fd(to.0)?);
-        let (mut from, mut to) = (from.1, to.1);
-        Ok(Work::change(move |stops| {
-            let mut copied = 0;
-            while copied < len && (copied == 0 || !stops.load(Ordering::Relaxed)) {
-                let part = usize::try_from((len - copied).min(COPIED)).unwrap_or(0);
-                let call =
-                    || rustix::fs::copy_file_range(&source, Some(&mut from), &target, Some(&mut to), part);
-                match retry_on_intr(call) {
-                    Ok(0) => break,
-                    Ok(more) => copied += more as u64,
-                    // The guest hears of the error when it goes on from there.
-                    Err(_) if copied > 0 => break,
-                    // The guest copies by reading and writing then.
-                    Err(rustix::io::Errno::XDEV | rustix::io::Errno::NOSYS) => return Err(Errno::NOTSUP),
-                    Err(error) => return Err(errno(error)),
-                }
-            }
-            Ok(copied)
-        }))
+        Ok(space::copy((source, from.1), (target, to.1), len))
     }
 
     fn xattr(&mut self, node: Node, name: &[u8], value: &mut Vec<u8>) -> Answer<()> {
-        if name == b"security.capability" {
-            // Linux asks before writes: there are none, and nobody need ask the host.
-            return Err(Errno::NODATA);
-        }
-        is_users(name)?;
-        let slot = self.nodes.slot(node)?;
-        let (path, follows, _fd) = self.xattr_path(slot)?;
-        let at = value.len();
-        value.resize(at + XATTR, 0);
-        let into = value.get_mut(at..).unwrap_or_default();
-        let len = if follows {
-            rustix::fs::getxattr(path.as_slice(), name, into)
-        } else {
-            rustix::fs::lgetxattr(path.as_slice(), name, into)
-        };
-        value.truncate(at + len.map_err(errno)?);
-        Ok(())
+        self.get_attribute(node, name, value)
     }
 
     fn xattrs(&mut self, node: Node, names: &mut Vec<u8>) -> Answer<()> {
-        let slot = self.nodes.slot(node)?;
-        let (path, follows, _fd) = self.xattr_path(slot)?;
-        let mut all = vec![0; XATTR];
-        let len = if follows {
-            rustix::fs::listxattr(path.as_slice(), all.as_mut_slice())
-        } else {
-            rustix::fs::llistxattr(path.as_slice(), all.as_mut_slice())
-        };
-        all.truncate(len.map_err(errno)?);
-        let seen = all.split(|byte| *byte == 0).filter(|name| !name.is_empty() && is_users(name).is_ok());
-        for name in seen {
-            names.extend(name);
-            names.push(0);
-        }
-        Ok(())
+        self.list_attributes(node, names)
     }
 
     fn set_xattr(&mut self, node: Node, name: &[u8], value: &[u8], how: SetXattr) -> Answer<()> {
-        is_users(name)?;
         self.may_write()?;
-        let slot = self.nodes.slot(node)?;
-        let (path, follows, _fd) = self.xattr_path(slot)?;
-        let flags = match how {
-            SetXattr::Any => XattrFlags::empty(),
-            SetXattr::Create => XattrFlags::CREATE,
-            SetXattr::Replace => XattrFlags::REPLACE,
-        };
-        let set = if follows {
-            rustix::fs::setxattr(path.as_slice(), name, value, flags)
-        } else {
-            rustix::fs::lsetxattr(path.as_slice(), name, value, flags)
-        };
-        set.map_err(errno)
+        self.set_attribute(node, name, value, how)
     }
 
     fn remove_xattr(&mut self, node: Node, name: &[u8]) -> Answer<()> {
-        is_users(name)?;
         self.may_write()?;
-        let slot = self.nodes.slot(node)?;
-        let (path, follows, _fd) = self.xattr_path(slot)?;
-        let removed = if follows {
-            rustix::fs::removexattr(path.as_slice(), name)
-        } else {
-            rustix::fs::lremovexattr(path.as_slice(), name)
-        };
-        removed.map_err(errno)
+        self.remove_attribute(node, name)
     }
 
     fn lock(&mut self, lock: &Lock) -> Answer<()> {
@@ -671,27 +457,16 @@ impl FileSystem for Share {
         if self.has_locks() { self.close_owner(handle, owner) } else { Err(Errno::NOSYS) }
     }
 
+    fn retake_locks(&mut self, is_last: bool) -> usize {
+        self.take_wanted(is_last)
+    }
+
     fn save(&self) -> Result<Value, StateError> {
         self.saved()
     }
 
     fn load(&mut self, state: &Value) -> Result<(), StateError> {
         self.loaded(state)
-    }
-}
-
-/// fallocate(2) a part at a time, so that it can be ended between two.
-fn in_parts(file: &OwnedFd, flags: FallocateFlags, offset: u64, len: u64, stops: &AtomicBool) -> Answer<u64> {
-    let mut done = 0;
-    loop {
-        let part = (len - done).min(ALLOCATED);
-        retry_on_intr(|| rustix::fs::fallocate(file, flags, offset + done, part)).map_err(errno)?;
-        done += part;
-        if done == len {
-            return Ok(0);
-        } else if stops.load(Ordering::Relaxed) {
-            return Err(Errno::INTR);
-        }
     }
 }
 

@@ -32,6 +32,14 @@ pub(super) fn open_beneath(folder: impl AsFd, path: &[u8], flags: OFlags, mode: 
     }
 }
 
+/// The error for a file that is known: its name is another file's now or nobody's, and Linux looks it up again.
+pub(super) fn gone(error: Errno) -> Errno {
+    match error {
+        Errno::NOENT | Errno::NOTDIR => Errno::STALE,
+        error => error,
+    }
+}
+
 impl Share {
     /// The descriptor of a folder, for the names in it.
     pub(super) fn folder(&mut self, slot: Slot) -> Answer<Arc<OwnedFd>> {
@@ -54,11 +62,7 @@ impl Share {
             Err(Errno::NFILE) if self.nodes.close_folders(1) => walk(&self.folder, &self.nodes.names(slot)?),
             opened => opened,
         };
-        // It was a folder: what has its name now is another file, or nothing.
-        let opened = opened.map_err(|error| match error {
-            Errno::NOENT | Errno::NOTDIR => Errno::STALE,
-            error => error,
-        })?;
+        let opened = opened.map_err(gone)?;
         let stat = stat_of(&opened).map_err(errno)?;
         if self.folder.identify(&stat) != identity {
             return Err(Errno::STALE);
@@ -79,11 +83,25 @@ impl Share {
         Ok((self.folder(parent)?, name))
     }
 
-    /// The same of a file that has its name still.
+    /// A descriptor of a file that has its name still, for the kernel's link to it alone (O_PATH), and its attributes. Of a link it
+    /// is the link's.
+    pub(super) fn known_file(&mut self, slot: Slot) -> Answer<(OwnedFd, Statx)> {
+        let identity = self.nodes.get(slot)?.identity;
+        let (folder, name) = self.place(slot)?;
+        let file = open_beneath(&folder, &name, OFlags::PATH, Mode::empty()).map_err(gone)?;
+        let stat = stat_of(&file).map_err(errno)?;
+        if self.folder.identify(&stat) != identity {
+            return Err(Errno::STALE);
+        }
+        self.may_use(&file, &stat)?;
+        Ok((file, stat))
+    }
+
+    /// Where a file has its name still.
     pub(super) fn known_place(&mut self, slot: Slot) -> Answer<(Arc<OwnedFd>, Box<[u8]>)> {
         let identity = self.nodes.get(slot)?.identity;
         let (folder, name) = self.place(slot)?;
-        let stat = stat_at(&folder, &name).map_err(errno)?;
+        let stat = stat_at(&folder, &name).map_err(errno).map_err(gone)?;
         if self.folder.identify(&stat) == identity { Ok((folder, name)) } else { Err(Errno::STALE) }
     }
 

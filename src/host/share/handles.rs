@@ -80,6 +80,20 @@ impl Handles {
         }
     }
 
+    /// A lock of flock(2) is somebody else's.
+    pub(super) fn lose_flock(&mut self, slot: Slot) {
+        let place = usize::try_from(slot).ok().and_then(|at| self.places.get_mut(at));
+        if let Some(open) = place.and_then(|place| place.open.as_mut()) {
+            open.flock = LockKind::None;
+        }
+    }
+
+    /// The slot of one that is open.
+    pub(super) fn slot(&self, handle: Handle) -> Answer<Slot> {
+        self.get(handle)?;
+        Slot::try_from(split(handle)?.0).map_err(|_| Errno::BADF)
+    }
+
     /// The descriptor of one.
     pub(super) fn fd(&self, handle: Handle) -> Answer<Arc<OwnedFd>> {
         self.get(handle)?.fd.clone().ok_or(Errno::STALE)

@@ -50,18 +50,31 @@ struct Ranges {
     held: Vec<Held>,
 }
 
+/// A lock of a state that somebody else has at the moment.
+#[derive(Debug, Clone)]
+pub(super) enum Wanted {
+    /// One of fcntl(2).
+    Range(SavedLock),
+    /// That of flock(2), of this handle.
+    Whole(Slot),
+}
+
 /// All locks of fcntl(2) in a share.
 #[derive(Debug, Default)]
-pub(super) struct Locks(HashMap<Slot, Ranges>);
+pub(super) struct Locks {
+    files: HashMap<Slot, Ranges>,
+    /// What is not taken yet of a state, flock(2)'s too.
+    wanted: Vec<Wanted>,
+}
 
 impl Locks {
     /// Files that are open for their locks.
     pub(super) fn files(&self) -> usize {
-        self.0.len()
+        self.files.len()
     }
 
     fn count(&self) -> usize {
-        self.0.values().map(|ranges| ranges.held.len()).sum()
+        self.wanted.len() + self.files.values().map(|ranges| ranges.held.len()).sum::<usize>()
     }
 
     /// All, in an order that depends on them alone.
@@ -74,7 +87,11 @@ impl Locks {
             };
             ranges.held.iter().map(saved).collect::<Vec<_>>()
         };
-        let mut all: Vec<_> = self.0.iter().flat_map(of).collect();
+        let wanted = self.wanted.iter().filter_map(|wanted| match wanted {
+            Wanted::Range(lock) => Some(lock.clone()),
+            Wanted::Whole(_) => None,
+        });
+        let mut all: Vec<_> = self.files.iter().flat_map(of).chain(wanted).collect();
         all.sort_by_key(|lock| (lock.node, lock.start, lock.owner));
         all
     }
@@ -86,7 +103,7 @@ impl Locks {
                 && held.meets(lock.start, lock.end)
                 && (held.kind == LockKind::Write || lock.kind == LockKind::Write)
         };
-        self.0.get(&node)?.held.iter().find(clashes).copied()
+        self.files.get(&node)?.held.iter().find(clashes).copied()
     }
 }
 
@@ -94,6 +111,8 @@ impl Share {
     pub(super) fn set_lock(&mut self, lock: &Lock) -> Answer<()> {
         let (node, fd) = (self.handles.get(lock.handle)?.node, self.handles.fd(lock.handle)?);
         if lock.is_flock {
+            let handle = self.handles.slot(lock.handle)?;
+            self.locks.wanted.retain(|wanted| !matches!(wanted, Wanted::Whole(slot) if *slot == handle));
             let locked = flock(Some(&fd), lock.kind);
             // One that is made stronger is given up first, and may be lost.
             let kept = if locked.is_ok() { lock.kind } else { LockKind::None };
@@ -110,35 +129,73 @@ impl Share {
         if self.locks.count() + 2 > MOST_RANGES {
             return Err(Errno::NOLCK);
         }
-        let file = match self.locks.0.get(&node) {
+        let file = match self.locks.files.get(&node) {
             Some(ranges) => ranges.file.clone(),
             None => self.lock_file(node).unwrap_or(fd),
         };
         sys::lock(&file, lock.kind, lock.start, lock.end)?;
-        let ranges = self.locks.0.entry(node).or_insert(Ranges { file, held: Vec::new() });
+        let ranges = self.locks.files.entry(node).or_insert(Ranges { file, held: Vec::new() });
         ranges.cut(lock.owner, lock.start, lock.end);
         ranges.held.push(Held { owner: lock.owner, kind: lock.kind, start: lock.start, end: lock.end });
         Ok(())
     }
 
-    /// Takes again what was saved; what others have taken meanwhile is lost.
-    pub(super) fn restore_locks(&mut self, saved: Vec<SavedLock>) -> Result<(), &'static str> {
+    /// Takes again what was saved; what others have, also of `wholes`, is asked for again later.
+    pub(super) fn restore_locks(
+        &mut self,
+        saved: Vec<SavedLock>,
+        wholes: Vec<Slot>,
+    ) -> Result<(), &'static str> {
         let fits = |lock: &SavedLock| lock.start <= lock.end && i64::try_from(lock.end).is_ok();
         if saved.len() > MOST_RANGES || !saved.iter().all(fits) {
             return Err("a lock is none that a file can have");
         }
-        for SavedLock { node, owner, kind, start, end } in saved {
-            if kind == LockKind::None || self.nodes.get(node).is_err() {
-                return Err("a lock is on no file of the share");
-            }
-            let file = match self.locks.0.get(&node) {
-                Some(ranges) => Some(ranges.file.clone()),
-                None => self.lock_file(node),
-            };
-            let Some(file) = file.filter(|file| sys::lock(file, kind, start, end).is_ok()) else { continue };
-            let ranges = self.locks.0.entry(node).or_insert(Ranges { file, held: Vec::new() });
-            ranges.held.push(Held { owner, kind, start, end });
+        let is_ours = |lock: &SavedLock| lock.kind != LockKind::None && self.nodes.get(lock.node).is_ok();
+        if !saved.iter().all(is_ours) {
+            return Err("a lock is on no file of the share");
         }
+        let ranges = saved.into_iter().map(Wanted::Range);
+        self.locks.wanted = wholes.into_iter().map(Wanted::Whole).chain(ranges).collect();
+        self.take_wanted(false);
+        Ok(())
+    }
+
+    /// Asks for what is wanted still; how much that is then. As `is_last` it is lost.
+    pub(super) fn take_wanted(&mut self, is_last: bool) -> usize {
+        let mut left = std::mem::take(&mut self.locks.wanted);
+        left.retain(|wanted| match wanted {
+            Wanted::Range(lock) => self.take_range(lock).is_err(),
+            Wanted::Whole(slot) => {
+                let open = self.handles.at(*slot);
+                open.is_some_and(|open| flock(open.fd.as_ref(), open.flock).is_err())
+            }
+        });
+        let count = left.len();
+        if is_last {
+            left.iter().for_each(|wanted| {
+                if let Wanted::Whole(slot) = wanted {
+                    self.handles.lose_flock(*slot);
+                }
+            });
+        } else {
+            self.locks.wanted = left;
+        }
+        count
+    }
+
+    fn take_range(&mut self, lock: &SavedLock) -> Answer<()> {
+        let SavedLock { node, owner, kind, start, end } = *lock;
+        let is_flock = false;
+        if self.locks.clash(node, &Lock { handle: Handle(0), owner, is_flock, kind, start, end }).is_some() {
+            return Err(Errno::AGAIN);
+        }
+        let file = match self.locks.files.get(&node) {
+            Some(ranges) => ranges.file.clone(),
+            None => self.lock_file(node).ok_or(Errno::STALE)?,
+        };
+        sys::lock(&file, kind, start, end)?;
+        let ranges = self.locks.files.entry(node).or_insert(Ranges { file, held: Vec::new() });
+        ranges.held.push(Held { owner, kind, start, end });
         Ok(())
     }
 
@@ -148,7 +205,7 @@ impl Share {
         if let Some(held) = self.locks.clash(node, lock) {
             return Ok(Some((held.kind, held.start, held.end)));
         }
-        let file = self.locks.0.get(&node).map_or(fd, |ranges| ranges.file.clone());
+        let file = self.locks.files.get(&node).map_or(fd, |ranges| ranges.file.clone());
         Ok(sys::conflict(&file, lock.kind, lock.start, lock.end)?)
     }
 
@@ -161,12 +218,16 @@ impl Share {
     /// The last open file of a node is closed.
     pub(super) fn end_locks(&mut self, node: Slot) {
         if self.nodes.get(node).is_ok_and(|file| file.handles.is_empty()) {
-            self.locks.0.remove(&node);
+            self.locks.files.remove(&node);
+            let is_of_it = |wanted: &Wanted| matches!(wanted, Wanted::Range(lock) if lock.node == node);
+            self.locks.wanted.retain(|wanted| !is_of_it(wanted));
         }
     }
 
     fn unlock(&mut self, node: Slot, owner: u64, start: u64, end: u64) -> Answer<()> {
-        let Some(ranges) = self.locks.0.get_mut(&node) else { return Ok(()) };
+        let is_given_up = |wanted: &Wanted| matches!(wanted, Wanted::Range(lock) if lock.node == node && lock.owner == owner && lock.start <= end && start <= lock.end);
+        self.locks.wanted.retain(|wanted| !is_given_up(wanted));
+        let Some(ranges) = self.locks.files.get_mut(&node) else { return Ok(()) };
         let mine = ranges.cut(owner, start, end);
         let mut result = Ok(());
         for piece in mine {
@@ -187,7 +248,7 @@ impl Share {
             }
         }
         if ranges.held.is_empty() {
-            self.locks.0.remove(&node);
+            self.locks.files.remove(&node);
         }
         Ok(result?)
     }

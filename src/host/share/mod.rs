@@ -10,6 +10,7 @@
 //! cache, open files have one; any other is found again by its names, and must be the same file then.
 
 mod attributes;
+mod changes;
 mod files;
 mod folders;
 mod handles;
@@ -17,20 +18,23 @@ mod listing;
 mod locks;
 mod mounts;
 mod nodes;
-mod opening;
+mod open_files;
 mod owners;
+mod shared_folder;
+mod space;
 mod state;
 mod sys;
 mod table;
 #[cfg(test)]
 mod tests;
+mod xattrs;
 
 use std::sync::Arc;
 
 use virtio::fs::{Answer, Errno, FileSystem};
 
-pub use opening::ShareError;
-pub(crate) use opening::SharedFolder;
+pub use shared_folder::ShareError;
+pub(crate) use shared_folder::SharedFolder;
 
 use super::iovecs::IoVecs;
 use handles::Handles;
@@ -88,6 +92,8 @@ fn errno(error: rustix::io::Errno) -> Errno {
     match Errno::new(error.raw_os_error()) {
         // This process has too many open files: none of the guest's doing.
         error if error == Errno::new(24) => Errno::NFILE,
+        // The guest would not ask for anything of the kind again.
+        Errno::NOSYS => Errno::NOTSUP,
         error => error,
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use virtio::fs::{Answer, Errno, Name, Node};
 
 use super::attributes::Identity;
-use super::opening::{Limits, SharedFolder};
+use super::shared_folder::{Limits, SharedFolder};
 
 /// Most nodes of all shares of a machine, some 200 bytes each and their names.
 pub(super) const MOST_NODES: usize = 1 << 20;
@@ -89,6 +89,12 @@ impl Nodes {
     pub(super) fn may_grow(&self) -> Answer<()> {
         let has_room = self.len() < self.limits.nodes && self.names < self.limits.names;
         if has_room { Ok(()) } else { Err(Errno::NFILE) }
+    }
+
+    /// Refuses a longer name if there is no room for it.
+    pub(super) fn may_rename(&self, before: &[u8], name: &[u8]) -> Answer<()> {
+        let names = self.names + name.len().saturating_sub(before.len());
+        if names <= self.limits.names + Name::MAX { Ok(()) } else { Err(Errno::NFILE) }
     }
 
     pub(super) fn most_open(&self) -> usize {
@@ -176,6 +182,12 @@ impl Nodes {
         if slot == ROOT || slot == parent || (file.parent == parent && *file.name == *name) {
             return;
         }
+        let before = file.name.len();
+        // Found under a longer name that there is no room for: the one before is as true as it was.
+        if name.len() > before && self.names + name.len() - before > self.limits.names + Name::MAX {
+            return;
+        }
+        let Ok(file) = self.get_mut(slot) else { return };
         let before = std::mem::replace(&mut file.name, name.into());
         let old = std::mem::replace(&mut file.parent, parent);
         self.names = self.names + name.len() - before.len();

@@ -4,15 +4,18 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{Statx, XattrFlags};
-use virtio::fs::{Answer, Errno};
+use virtio::fs::{Answer, Caller};
 
 use super::attributes::{FILE, FOLDER, KIND};
-use super::nodes::{ROOT, Slot};
+use super::nodes::Slot;
 use super::{Share, errno};
 use crate::spec::ShareOwner;
 
 /// Name of the attribute, which the guest does not see.
 pub(super) const NAME: &[u8] = b"user.containers.override_stat";
+
+/// The set-group-id bit.
+const SET_GROUP: u32 = 0o2000;
 
 /// Owner, group and permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,46 +51,51 @@ pub(super) fn proc_path(fd: &OwnedFd, name: Option<&[u8]>) -> Vec<u8> {
 }
 
 impl Share {
-    /// Where the extended attributes of a file are, and whether that is a link of this process that has to be followed.
-    pub(super) fn xattr_path(&mut self, slot: Slot) -> Answer<(Vec<u8>, bool, std::sync::Arc<OwnedFd>)> {
-        if let Some(open) = self.any_open(slot) {
-            return Ok((proc_path(&open, None), true, open));
+    /// Whose something new in `parent` is, with these permissions. A set-group-id folder passes on its group, and folders that bit
+    /// (inode(7)); on the host its kernel sees to that.
+    pub(super) fn owner_of_new(
+        &mut self,
+        parent: Slot,
+        caller: Caller,
+        mode: u32,
+        is_folder: bool,
+    ) -> Override {
+        let owned = Override { uid: caller.uid, gid: caller.gid, mode };
+        match if self.keeps_owners() { self.kept(parent) } else { Ok(None) } {
+            Ok(Some(Override { gid, mode: of, .. })) if of & SET_GROUP != 0 => {
+                Override { gid, mode: if is_folder { mode | SET_GROUP } else { mode }, ..owned }
+            }
+            _ => owned,
         }
-        if slot == ROOT || self.nodes.get(slot)?.identity.is_folder() {
-            let folder = self.folder(slot)?;
-            return Ok((proc_path(&folder, None), true, folder));
-        }
-        let (folder, name) = self.known_place(slot)?;
-        Ok((proc_path(&folder, Some(&name)), false, folder))
     }
 
-    /// What is kept of a file's owner, where owners are kept.
+    /// What is kept of a file's owner.
+    ///
+    /// # Errors
+    /// The host does not say.
+    pub(super) fn kept(&mut self, slot: Slot) -> Answer<Option<Override>> {
+        let mut text = [0; 64];
+        match self.attributes(slot)?.get(NAME, &mut text) {
+            Ok(len) => Ok(text.get(..len).and_then(Override::parse)),
+            Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(None),
+            Err(error) => Err(errno(error)),
+        }
+    }
+
+    /// What the guest is shown of it, where owners are kept.
     pub(super) fn override_of(&mut self, slot: Slot, stat: &Statx) -> Option<Override> {
         let kind = u32::from(stat.stx_mode) & KIND;
         // The host keeps attributes of users on these only.
         if self.folder.options.owner != ShareOwner::Xattr || !matches!(kind, FILE | FOLDER) {
             return None;
         }
-        let (path, follows, _fd) = self.xattr_path(slot).ok()?;
-        let mut text = [0; 64];
-        let len = if follows {
-            rustix::fs::getxattr(path.as_slice(), NAME, &mut text)
-        } else {
-            rustix::fs::lgetxattr(path.as_slice(), NAME, &mut text)
-        };
-        Override::parse(text.get(..len.ok()?)?)
+        self.kept(slot).ok().flatten()
     }
 
     /// Keeps them; nothing where owners are not kept.
     pub(super) fn keep_override(&mut self, slot: Slot, owned: Override) -> Answer<()> {
-        let (path, follows, _fd) = self.xattr_path(slot)?;
-        let (text, flags) = (owned.text(), XattrFlags::empty());
-        let result = if follows {
-            rustix::fs::setxattr(path.as_slice(), NAME, text.as_bytes(), flags)
-        } else {
-            rustix::fs::lsetxattr(path.as_slice(), NAME, text.as_bytes(), flags)
-        };
-        match result {
+        let kept = self.attributes(slot)?.set(NAME, owned.text().as_bytes(), XattrFlags::empty());
+        match kept {
             // Links, FIFOs and sockets have none.
             Err(rustix::io::Errno::PERM) => Ok(()),
             result => result.map_err(errno),
@@ -98,11 +106,6 @@ impl Share {
     pub(super) fn keeps_owners(&self) -> bool {
         self.folder.options.owner == ShareOwner::Xattr
     }
-}
-
-/// Whether the guest may use the attribute `name`: those of users. `security.` and `trusted.` are the host's.
-pub(super) fn is_users(name: &[u8]) -> Answer<()> {
-    if name.starts_with(b"user.") && name != NAME { Ok(()) } else { Err(Errno::NOTSUP) }
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use virtio::fs::{LockKind, OpenMode};
 
 use super::Share;
 use super::handles::Open;
-use super::locks;
 use super::nodes::{ROOT, Slot};
 use super::table;
 
@@ -41,7 +40,7 @@ struct SavedHandle {
 }
 
 /// A range that is locked by fcntl(2).
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SavedLock {
     pub(super) node: Slot,
@@ -110,7 +109,9 @@ impl Share {
             opened.push(if is_one_too_many { handle } else { new.reopened(handle) });
         }
         new.handles.restore(opened).map_err(damaged)?;
-        new.restore_locks(saved.locks).map_err(damaged)?;
+        let locked = new.handles.all().filter(|(.., open)| open.flock != LockKind::None && open.fd.is_some());
+        let wholes = locked.map(|(slot, ..)| slot).collect();
+        new.restore_locks(saved.locks, wholes).map_err(damaged)?;
         *self = new;
         Ok(())
     }
@@ -125,7 +126,6 @@ impl Share {
             self.open_as_may_be(open.node, OpenMode { truncate: false, exclusive: false, ..open.mode })
         };
         let fd = fd.ok().map(std::sync::Arc::new);
-        let flock = if locks::flock(fd.as_ref(), open.flock).is_ok() { open.flock } else { LockKind::None };
-        (slot, generation, Open { fd, flock, ..open })
+        (slot, generation, Open { fd, ..open })
     }
 }

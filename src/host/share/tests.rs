@@ -14,10 +14,20 @@ use virtio::memory::{Memory, Segment};
 use virtio::testing::memory;
 use vm_memory::{Bytes, GuestAddress};
 
+mod changes;
+mod locks;
+
 use super::*;
 use crate::spec::{ShareLocks, ShareOwner, ShareSpec};
 
-const READ: OpenMode = OpenMode { read: true, write: false, sync: false, truncate: false, exclusive: false };
+const READ: OpenMode = OpenMode {
+    read: true,
+    write: false,
+    sync: false,
+    truncate: false,
+    exclusive: false,
+    drops_privileges: false,
+};
 const WRITE: OpenMode = OpenMode { write: true, ..READ };
 
 /// A share, what is outside of it, and a guest's memory.
@@ -75,12 +85,16 @@ impl World {
     }
 
     fn put_at(&mut self, handle: Handle, at: WriteAt, bytes: &[u8]) -> Answer<u64> {
+        self.put_dropping(handle, at, bytes, false)
+    }
+
+    fn put_dropping(&mut self, handle: Handle, at: WriteAt, bytes: &[u8], drops: bool) -> Answer<u64> {
         self.memory.write_slice(bytes, GuestAddress(0)).unwrap();
         // In two pieces.
         let half = bytes.len() / 2;
         let pieces = [(0, half), (half, bytes.len() - half)]
             .map(|(at, len)| Segment { address: GuestAddress(at as u64), len: u32::try_from(len).unwrap() });
-        self.share.write(handle, at, &self.memory, &pieces, false)
+        self.share.write(handle, at, &self.memory, &pieces, drops)
     }
 
     fn take(&mut self, handle: Handle, offset: u64) -> Answer<Vec<u8>> {
@@ -438,7 +452,7 @@ fn the_kernels_own_file_systems_are_not_shared_with_the_folder_that_they_are_mou
 #[test]
 fn limits_are_divided_among_shares_and_leave_the_machine_its_part() {
     for (count, files) in [(1, 1024), (3, 1024), (24, 1024), (24, 1 << 20), (2, 64)] {
-        let limits = opening::Limits::of(count, files);
+        let limits = shared_folder::Limits::of(count, files);
         assert!(
             (limits.handles + limits.folders) * count <= files * 3 / 4 || files < 1024,
             "{count} {limits:?}"
@@ -796,85 +810,6 @@ fn saved_share_that_is_damaged_is_refused_and_changes_nothing() {
     world.share.load(&good).unwrap();
     assert_eq!(world.put(handle, 0, b"x"), Ok(1));
     assert!(world.find(folder, "e").is_ok());
-}
-
-fn ranged(handle: Handle, owner: u64, kind: LockKind, start: u64, end: u64) -> Lock {
-    Lock { handle, owner, is_flock: false, kind, start, end }
-}
-
-#[test]
-fn locks_of_the_guest_are_told_apart_and_are_the_hosts_too() {
-    let mut world = World::with(|spec| spec.with_locks(ShareLocks::Host));
-    let (node, one) = world.create("a");
-    let two = world.share.open(node, WRITE).unwrap();
-    let set = |world: &mut World, handle, owner, kind, start, end| {
-        world.share.lock(&ranged(handle, owner, kind, start, end))
-    };
-    let end = i64::MAX.cast_unsigned();
-    assert_eq!(set(&mut world, one, 1, LockKind::Write, 0, 99), Ok(()));
-    // The same process by another file, and another process by the same file.
-    assert_eq!(set(&mut world, two, 1, LockKind::Write, 50, 149), Ok(()));
-    assert_eq!(set(&mut world, one, 2, LockKind::Read, 149, 149), Err(Errno::AGAIN));
-    assert_eq!(set(&mut world, one, 2, LockKind::Read, 150, end), Ok(()));
-    let found = world.share.conflict(&ranged(one, 2, LockKind::Read, 0, end)).unwrap();
-    assert!(matches!(found, Some((LockKind::Write, ..))), "{found:?}");
-    // A program of the host.
-    let file = fs::File::options().read(true).write(true).open(world.path("a")).unwrap();
-    let host = |kind, start, end| sys::lock(&file, kind, start, end).is_ok();
-    assert!(
-        !host(LockKind::Read, 100, 100) && !host(LockKind::Write, 200, 200) && host(LockKind::Read, 200, 200)
-    );
-    assert_eq!(set(&mut world, one, 2, LockKind::Write, 200, 210), Err(Errno::AGAIN));
-    let found = world.share.conflict(&ranged(one, 2, LockKind::Write, 190, 210)).unwrap();
-    assert_eq!(found, Some((LockKind::Read, 200, 200)));
-    assert!(host(LockKind::None, 0, end));
-    // What one gives up, the other still holds.
-    assert_eq!(set(&mut world, one, 1, LockKind::Read, 0, 149), Ok(()));
-    assert_eq!(set(&mut world, one, 2, LockKind::Read, 0, 9), Ok(()));
-    assert_eq!(set(&mut world, one, 1, LockKind::None, 0, 19), Ok(()));
-    assert!(!host(LockKind::Write, 5, 5) && host(LockKind::Write, 15, 15) && !host(LockKind::Write, 20, 20));
-    assert!(host(LockKind::None, 0, end));
-    world.moved();
-    assert!(!host(LockKind::Write, 5, 5) && !host(LockKind::Write, 20, 20));
-    // A process that closes a file loses all that it has on it.
-    world.share.closed(two, 1).unwrap();
-    assert!(!host(LockKind::Write, 5, 5) && host(LockKind::Write, 20, 149));
-    assert!(host(LockKind::None, 0, end));
-    world.share.release(one);
-    world.share.release(two);
-    assert!(host(LockKind::Write, 0, end));
-}
-
-#[test]
-fn locks_on_whole_files_belong_to_open_files() {
-    let mut world = World::with(|spec| spec.with_locks(ShareLocks::Host));
-    let (node, one) = world.create("a");
-    let two = world.share.open(node, READ).unwrap();
-    let flock = |handle, kind| Lock { is_flock: true, ..ranged(handle, 7, kind, 0, u64::MAX >> 1) };
-    assert_eq!(world.share.lock(&flock(one, LockKind::Write)), Ok(()));
-    assert_eq!(world.share.lock(&flock(two, LockKind::Read)), Err(Errno::AGAIN));
-    world.moved();
-    assert_eq!(world.share.lock(&flock(two, LockKind::Read)), Err(Errno::AGAIN));
-    world.share.release(one);
-    assert_eq!(world.share.lock(&flock(two, LockKind::Read)), Ok(()));
-    let file = fs::File::open(world.path("a")).unwrap();
-    assert!(!crate::host::lock::try_lock_folder(&file).unwrap());
-    assert_eq!(world.share.lock(&flock(two, LockKind::None)), Ok(()));
-    assert!(crate::host::lock::try_lock_folder(&file).unwrap());
-}
-
-#[test]
-fn locks_are_bounded_and_stay_in_the_guest_unless_asked_for() {
-    let mut world = World::with(|spec| spec.with_locks(ShareLocks::Host));
-    let (_, handle) = world.create("a");
-    let mut lock = |n: u64| world.share.lock(&ranged(handle, n, LockKind::Read, n * 10, n * 10));
-    let first = (0..10_000).find_map(|n| lock(n).err());
-    assert_eq!(first, Some(Errno::NOLCK));
-    let mut world = World::new();
-    let (_, handle) = world.create("a");
-    assert!(!world.share.has_locks());
-    assert_eq!(world.share.lock(&ranged(handle, 1, LockKind::Read, 0, 1)), Err(Errno::NOSYS));
-    assert_eq!(world.share.closed(handle, 1), Err(Errno::NOSYS));
 }
 
 #[test]

@@ -6,13 +6,14 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::str::FromStr;
+use std::time::Duration;
 
 use super::SYS_CLASS_NET;
 use super::error::TapError;
 use super::holder;
 use super::names::{self, Credentials};
 use super::netlink::{Link, Netlink, Tun};
-use crate::host::lock_soon::is_own_child;
+use crate::host::soon::{MOMENT, patience_for};
 
 /// `tun_flags` (linux/if_tun.h).
 const IFF_TAP: u32 = 0x0002;
@@ -93,11 +94,10 @@ impl Interface {
         TapError::Busy { name: self.name.clone(), holder: holder::find(Path::new("/proc"), &self.name, own) }
     }
 
-    /// Whether another process is seen to have it open, and not only a program of ours that begins. That this process has one of its
-    /// name says nothing: it may be of another namespace.
-    pub(super) fn is_held_by_another(&self) -> bool {
+    /// How long to wait for it. That this process has one of its name says nothing: it may be of another namespace.
+    pub(super) fn patience(&self) -> Duration {
         let holder = holder::find(Path::new("/proc"), &self.name, None::<&fs::File>);
-        holder.is_some_and(|holder| holder.pid != std::process::id() && !is_own_child(holder.pid))
+        holder.filter(|holder| holder.pid != std::process::id()).map_or(MOMENT, |it| patience_for(it.pid))
     }
 
     /// The error for an interface of another namespace with this name.

@@ -43,7 +43,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 
-use super::lock_soon::soon;
+use super::lock_soon::free_soon;
 use interface::Interface;
 use link::LinkWatch;
 
@@ -94,7 +94,7 @@ impl Tap {
         let mut queues = vec![first];
         if interface.multi_queue() {
             let alone = || Ok(interface.queues_in_use() <= 1);
-            if !soon(alone, || interface.is_held_by_another()).unwrap_or(false) {
+            if !free_soon(alone, || interface.patience()).unwrap_or(false) {
                 return Err(interface.busy(queues.first()));
             }
             add_queues(&mut queues, &interface, wanted.clamp(1, MAX_QUEUES))?;
@@ -164,7 +164,7 @@ fn attach(file: &File, interface: &Interface) -> Result<(), TapError> {
         Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(false),
         Err(error) => Err(error),
     };
-    match soon(attempt, || interface.is_held_by_another()) {
+    match free_soon(attempt, || interface.patience()) {
         Ok(true) if is_persistent => Ok(()),
         // The TAP was removed, and TUNSETIFF of a privileged process has made a new one, which is removed on
         // close.

@@ -16,8 +16,9 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::sockets::BoundSocket;
 use super::wire::Wire;
-use crate::host::lock_soon::{is_own_child, soon};
+use crate::host::lock_soon::free_soon;
 use crate::host::port_owner;
+use crate::host::soon::{MOMENT, patience_for};
 use crate::spec;
 
 /// How long the thread of a network may take to let go of a port.
@@ -113,17 +114,18 @@ fn open_soon<T>(forward: &Forward, mut open: impl FnMut() -> io::Result<T>) -> i
             Ok(true)
         }
     };
-    soon(attempt, || is_anothers(forward))?;
+    free_soon(attempt, || patience_with(forward))?;
     opened.unwrap_or_else(|| Err(ErrorKind::AddrInUse.into()))
 }
 
-/// Whether a program is seen to have the port that does not lose it by beginning.
-fn is_anothers(forward: &Forward) -> bool {
+/// How long to wait for the port.
+fn patience_with(forward: &Forward) -> Duration {
     let protocol = match forward.protocol {
         Protocol::Tcp => spec::Protocol::Tcp,
         Protocol::Udp => spec::Protocol::Udp,
     };
-    port_owner::find_all(Path::new("/proc"), protocol, forward.bind).any(|owner| !is_own_child(owner.pid))
+    let owners = port_owner::find_all(Path::new("/proc"), protocol, forward.bind);
+    owners.map(|owner| patience_for(owner.pid)).min().unwrap_or(MOMENT)
 }
 
 /// What has changed since the network of a boot looked last.
@@ -242,7 +244,7 @@ mod tests {
         let (child, mut begun, mut end) = starting();
         begun.read_exact(&mut [0]).unwrap();
         drop(first);
-        assert!(!is_anothers(&forward(address)), "a child that begins is no other process");
+        assert_eq!(patience_with(&forward(address)), MOMENT, "a child that begins is no other process");
         let mut refused = 0;
         let open = || {
             let opened = TcpListener::bind(address);

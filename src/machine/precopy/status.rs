@@ -70,9 +70,11 @@ impl CopyStatus {
         self.copies().last_key_value().map(|(_, newest)| newest.progress)
     }
 
-    /// None of those that are under way is wanted any more.
-    pub(in crate::machine) fn cancel(&self) {
-        self.copies().values_mut().for_each(|one| one.cancelled = true);
+    /// Those that are under way are not wanted any more, or only those that were called so.
+    pub(in crate::machine) fn cancel(&self, called: Option<&str>) {
+        let mut copies = self.copies();
+        let wanted = |one: &UnderWay| called.is_none_or(|name| one.asker.has_called(name));
+        copies.values_mut().filter(|one| wanted(one)).for_each(|one| one.cancelled = true);
     }
 
     /// Nobody knows whether the machine runs elsewhere; its disks had these marks.
@@ -126,12 +128,12 @@ mod tests {
     fn copy_is_seen_while_it_is_under_way_and_a_cancel_is_for_those_that_are() {
         let status = CopyStatus::default();
         assert_eq!(status.progress(), None);
-        status.cancel();
+        status.cancel(None);
         let shown = status.show();
         let progress = CopyProgress { round: 2, ..CopyProgress::default() };
         assert!(shown.is_wanted(progress) && !shown.is_cancelled());
         assert_eq!(status.progress(), Some(progress));
-        status.clone().cancel();
+        status.clone().cancel(None);
         assert!(!shown.is_wanted(progress) && shown.is_cancelled());
         // Another one neither takes the cancel back nor has it.
         let other = status.show();
@@ -142,6 +144,20 @@ mod tests {
         drop(shown);
         assert_eq!(status.progress(), None);
         assert!(status.show().is_wanted(progress));
+    }
+
+    #[test]
+    fn copy_that_has_a_name_is_cancelled_alone() {
+        let status = CopyStatus::default();
+        let show = |name: &str| status.asked_by(Asker::default().calls(Some(name.into()))).show();
+        let (one, other, none) = (show("one"), show("other"), status.show());
+        let cancelled = || [&one, &other, &none].map(Shown::is_cancelled);
+        status.cancel(Some("third"));
+        assert_eq!(cancelled(), [false; 3]);
+        status.cancel(Some("one"));
+        assert_eq!(cancelled(), [true, false, false]);
+        status.cancel(None);
+        assert_eq!(cancelled(), [true; 3]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 # `first.sh NAME COMMAND...`: how long a command takes to its first byte, and to its end; then, in a run of its own because counting costs time, the
-# system calls of all that it starts, the exits of its guest, and those to user space. Says `NAME FIRST WHOLE CALLS EXITS USER_EXITS`.
+# system calls of all that it starts, the exits of its guest, and those to user space. Says `NAME FIRST WHOLE CALLS EXITS USER_EXITS`, times in
+# us, and behind that what `--time` says: the ms of the monitor, the kernel and init.
 set -eu
 name=$1
 shift
@@ -24,6 +25,7 @@ for one in "${histograms[@]}"; do
 done
 # Every process from here on is the command's.
 least=$(sh -c 'echo $$')
+mv "errors.$name" "timed.$name"
 run "$@" >/dev/null
 counts=()
 for one in "${histograms[@]}"; do
@@ -34,4 +36,5 @@ for one in "${histograms[@]}"; do
         sub(/.*hitcount: */, ""); n += $0 } END { print n + 0 }' $tracing/events/"${one%:*}"/hist)")
     echo "!hist:keys=${one#*:}" >$tracing/events/"${one%:*}"/trigger
 done
-echo "$name $first $whole ${counts[*]}"
+parts=$(sed -n 's/^minivmm: time: //p' "timed.$name" | sed 's/, command .*//; s/[^0-9. ]//g; s/\.//g')
+echo "$name $first $whole ${counts[*]} $parts"

@@ -36,7 +36,7 @@ fn main() -> Result<()> {
             warm::run()?;
             prefetch::run()?;
             share::run()?;
-            first::run()?;
+            first::run(None)?;
             let lab = rivals::lab()?;
             block::on(&lab, None)?;
             network::on(&lab, None)
@@ -52,7 +52,7 @@ fn main() -> Result<()> {
         Some("warm") => warm::run(),
         Some("prefetch") => prefetch::run(),
         Some("share") => share::run(),
-        Some("run") => first::run(),
+        Some("run") => first::run(arguments.get(1).map(String::as_str)),
         Some("block") => block::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
         Some("network") => network::on(&rivals::lab()?, arguments.get(1).map(String::as_str)),
         Some(other) => {

@@ -29,7 +29,6 @@ struct Load {
     /// How many operations it is, and what one is.
     count: f64,
     unit: &'static str,
-    rounds: usize,
 }
 
 /// Of the last one the number of files is asked of git, and its host's caches are filled by the host.
@@ -40,7 +39,6 @@ const LOADS: [Load; 5] = [
         line: "files read /share/big",
         count: 64.0,
         unit: "MiB",
-        rounds: ROUNDS,
     },
     Load {
         name: "sequential writes",
@@ -48,7 +46,6 @@ const LOADS: [Load; 5] = [
         line: "files write OWN/new 64",
         count: 64.0,
         unit: "MiB",
-        rounds: ROUNDS,
     },
     Load {
         name: "random reads of 4 KiB, direct",
@@ -56,7 +53,6 @@ const LOADS: [Load; 5] = [
         line: "files random /share/big 2000",
         count: 2000.0,
         unit: "read",
-        rounds: ROUNDS,
     },
     Load {
         name: "new files",
@@ -64,7 +60,6 @@ const LOADS: [Load; 5] = [
         line: "files create OWN/many 1000",
         count: 1000.0,
         unit: "file",
-        rounds: ROUNDS,
     },
     Load {
         name: "git status of Linux's source",
@@ -72,8 +67,6 @@ const LOADS: [Load; 5] = [
         line: "files run chroot /programs /usr/bin/env GIT_OPTIONAL_LOCKS=0 git -C /mnt/linux status --porcelain",
         count: 0.0,
         unit: "file",
-        // It takes minutes in the lab.
-        rounds: 1,
     },
 ];
 
@@ -118,7 +111,7 @@ pub fn run() -> Result<()> {
     for load in LOADS {
         let load = if load.count == 0.0 { Load { count: tracked, ..load } } else { load };
         let mut tallies = [Tally::default(), Tally::default()];
-        for _ in 0..load.rounds {
+        for _ in 0..ROUNDS {
             for (guest, tally) in guests.iter_mut().zip(&mut tallies) {
                 measure(&lab, guest, &load, tally)
                     .with_context(|| format!("{}, {}", guest.name(), load.name))?;

@@ -289,9 +289,9 @@ impl Device for Block {
     fn load(&mut self, state: &State) -> Result<(), StateError> {
         let BlockState { sectors, writeback, stalled } = state.open(KIND, VERSION)?;
         if sectors > self.disk.sectors {
-            let own = self.disk.sectors;
-            let reason = format_args!("the disk {} has {own} sectors and had {sectors}", self.name);
-            return Err(StateError::mismatch(KIND, reason));
+            let bytes = |sectors: u64| sectors.saturating_mul(SECTOR);
+            let (now, then) = (bytes(self.disk.sectors), bytes(sectors));
+            return Err(StateError::ShortDisk { name: self.name.clone(), now, then });
         }
         self.stalled.load(stalled, self.disk.queues.get())?;
         // A disk that has grown meanwhile tells its driver when it starts.

@@ -79,6 +79,8 @@ pub struct Attr {
     pub mtime: Time,
     /// Last change of its attributes.
     pub ctime: Time,
+    /// When it was made, if that is known.
+    pub born: Option<Time>,
     /// Kind and permissions, as `st_mode`.
     pub mode: u32,
     /// Names that it has.
@@ -174,6 +176,9 @@ pub struct OpenMode {
     /// It must not be there yet.
     #[serde(skip)]
     pub exclusive: bool,
+    /// If it is emptied, its set-user-id and set-group-id bits go.
+    #[serde(skip)]
+    pub drops_privileges: bool,
 }
 
 /// Where to write.
@@ -521,7 +526,7 @@ pub trait FileSystem: Debug + Send {
         Err(Errno::NOSYS)
     }
 
-    /// A lock that is in the way of `lock`, if any: its kind, first and last byte, and process in the guest or 0.
+    /// A lock that is in the way of `lock`, if any: its kind, first and last byte.
     ///
     /// # Errors
     /// As all.
@@ -537,6 +542,13 @@ pub trait FileSystem: Debug + Send {
     fn closed(&mut self, handle: Handle, owner: u64) -> Answer<()> {
         let _ = (handle, owner);
         Err(Errno::NOSYS)
+    }
+
+    /// Asks again for locks that others had when the state was loaded, which are those of the machine that it was saved of for a
+    /// moment. How many are left; as `is_last` these are lost.
+    fn retake_locks(&mut self, is_last: bool) -> usize {
+        let _ = is_last;
+        0
     }
 
     /// What the guest knows of it: nodes and open files.

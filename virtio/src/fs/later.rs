@@ -2,6 +2,9 @@
 //!
 //! The device's thread owns the requests, and gives each thread one call at a time. Requests in flight have no order (§5.11.6.1), so
 //! each is answered when its call has ended.
+//!
+//! A sync that is left to itself may be the one to which the host tells that data are lost, as it tells that once for an open file
+//! (errseq_t of Linux). So the next syncs wait for it, and the first of them says what it was told.
 
 use std::collections::VecDeque;
 use std::io;
@@ -58,6 +61,8 @@ pub(super) struct Later {
     name: String,
     threads: Vec<Thread>,
     queued: VecDeque<(Request, Work)>,
+    /// What a sync was told that nobody waited for any more.
+    untold: Option<Errno>,
     ended: Receiver<(usize, Answer<u64>)>,
     report: Report,
 }
@@ -71,7 +76,14 @@ impl Later {
         let event = Arc::new(EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?);
         let (sender, ended) = mpsc::channel();
         let report = Report { ended: sender, event, stops: Arc::default() };
-        Ok(Later { name: name.to_owned(), threads: Vec::new(), queued: VecDeque::new(), ended, report })
+        Ok(Later {
+            name: name.to_owned(),
+            threads: Vec::new(),
+            queued: VecDeque::new(),
+            untold: None,
+            ended,
+            report,
+        })
     }
 
     /// Becomes readable at each end of a call; watch it edge-triggered.
@@ -113,7 +125,7 @@ impl Later {
         while self.threads.iter().any(|thread| thread.request.is_some()) {
             // This holds a sender too, so that there is always an answer.
             let Ok((at, answer)) = self.ended.recv() else { break };
-            if let Some(request) = self.free(at) {
+            if let Some((request, answer)) = self.free(at, answer) {
                 all.push((request, Some(answer).filter(|answer| *answer != Err(Errno::INTR))));
             }
         }
@@ -124,24 +136,35 @@ impl Later {
     fn next_ended(&mut self) -> Option<(Request, Answer<u64>)> {
         loop {
             let (at, answer) = self.ended.try_recv().ok()?;
-            if let Some(request) = self.free(at) {
-                return Some((request, answer));
+            if let Some(ended) = self.free(at, answer) {
+                return Some(ended);
             }
         }
     }
 
-    fn free(&mut self, at: usize) -> Option<Request> {
+    /// A thread has ended its call: whose it was, if anybody waits for it, and the answer.
+    fn free(&mut self, at: usize, answer: Answer<u64>) -> Option<(Request, Answer<u64>)> {
         let thread = self.threads.get_mut(at)?;
         thread.is_busy = false;
-        thread.request.take()
+        let Some(request) = thread.request.take() else {
+            self.untold = self.untold.or(answer.err());
+            return None;
+        };
+        let answer = match answer {
+            Ok(_) if thread.can_be_left && self.untold.is_some() => self.untold.take().map_or(answer, Err),
+            answer => answer,
+        };
+        Some((request, answer))
     }
 
-    /// Gives calls to idle threads, and to new ones.
+    /// Gives calls to idle threads, and to new ones, in their order.
     fn hand_out(&mut self) {
-        while !self.queued.is_empty() {
+        let is_one_left = self.threads.iter().any(|thread| thread.is_busy && thread.request.is_none());
+        let may_begin = |(_, work): &(Request, Work)| !(is_one_left && work.can_be_left());
+        while let Some(next) = self.queued.iter().position(may_begin) {
             let idle = self.threads.iter().position(|thread| !thread.is_busy).or_else(|| self.begin_thread());
             let Some(thread) = idle.and_then(|at| self.threads.get_mut(at)) else { return };
-            let Some((request, work)) = self.queued.pop_front() else { return };
+            let Some((request, work)) = self.queued.remove(next) else { return };
             (thread.is_busy, thread.can_be_left) = (true, work.can_be_left());
             thread.request = Some(request);
             // It lives as long as its channel.

@@ -18,6 +18,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::io;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -56,13 +57,18 @@ const QUEUE_SIZE: NonZeroU16 = NonZeroU16::new(1024).unwrap();
 pub const MOST_TAG: usize = 36;
 /// Most bytes of a request but for data to write: an attribute's value of 64 KiB and its name.
 const MOST_REQUEST: usize = 72 << 10;
-/// Requests of a queue in a turn, and bytes that they move, between which the worker obeys commands.
+/// Requests of a queue in a turn, and how long they may take, between which the worker obeys commands.
 const TURN: u32 = 256;
-const TURN_BYTES: u64 = 16 << 20;
+const TURN_TIME: Duration = Duration::from_millis(10);
 /// Answers that the driver is told of together, at most.
 const BATCH: u32 = 16;
+/// How long the driver is not told that the high-priority queue's requests are done: nobody waits for them, and a guest that
+/// removes a tree forgets each file in a request of its own.
+const COLLECTED: Duration = Duration::from_millis(5);
 /// How often a lock that others of the host hold is asked for again.
 const RETRY: Duration = Duration::from_millis(50);
+/// How long locks that others have when a machine goes on are asked for.
+const RETAKE_TIME: Duration = Duration::from_secs(10);
 /// Most requests that wait for locks; the driver needs descriptors for what would end their waiting.
 const MOST_WAITING: usize = 256;
 /// Calls have ended that other threads make.
@@ -89,8 +95,8 @@ struct Parked {
 #[serde(deny_unknown_fields)]
 struct FsState {
     session: Session,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    waiting: Vec<Parked>,
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    waiting: VecDeque<Parked>,
     files: Value,
 }
 
@@ -105,7 +111,13 @@ pub struct Fs {
     waiting: Vec<Waiting>,
     /// Who makes calls that may take long, once there was one.
     later: Option<Later>,
-    parked: Vec<Parked>,
+    parked: VecDeque<Parked>,
+    /// A state was loaded, and the device has not gone on yet.
+    is_loaded: bool,
+    /// Until when locks of that state are asked for that others have.
+    retakes: Option<Instant>,
+    /// [`COLLECTED`], but for a test.
+    collected: Duration,
 }
 
 impl Fs {
@@ -123,17 +135,24 @@ impl Fs {
             request: Vec::new(),
             waiting: Vec::new(),
             later: None,
-            parked: Vec::new(),
+            parked: VecDeque::new(),
+            is_loaded: false,
+            retakes: None,
+            collected: COLLECTED,
         }
     }
 
     fn drain(&mut self, index: u16, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
-        let (mut left, mut unsaid, mut moved) = (TURN, 0, 0);
+        let (mut left, mut unsaid, begun) = (TURN, 0, Instant::now());
         loop {
             let Some(queue) = cx.queue(index) else { return Ok(()) };
             let Some(chain) = queue.pop()? else {
                 if queue.enable_kicks()? {
                     continue;
+                } else if index == HIGH_PRIORITY && left < TURN {
+                    // The timer's turn finds nothing more, and tells of all.
+                    cx.wake_by(Instant::now() + self.collected);
+                    return Ok(());
                 }
                 return queue.notify();
             };
@@ -143,13 +162,12 @@ impl Fs {
             }
             let Some(queue) = cx.queue(index) else { return Ok(()) };
             (left, unsaid) = (left - 1, unsaid + 1);
-            moved += self.server.moved.0 + self.server.moved.1;
-            if left == 0 || moved >= TURN_BYTES {
+            if left == 0 || begun.elapsed() >= TURN_TIME {
                 queue.notify()?;
                 cx.wake_at(Some(Instant::now()));
                 return Ok(());
             }
-            if unsaid == BATCH {
+            if unsaid == BATCH && index != HIGH_PRIORITY {
                 queue.notify()?;
                 unsaid = 0;
             }
@@ -329,11 +347,40 @@ impl Fs {
         result
     }
 
+    /// Asks for the locks of the state again.
+    fn retake_locks(&mut self, cx: &mut Context<'_, Epoll>) {
+        let Some(until) = self.retakes else { return };
+        let is_last = Instant::now() >= until;
+        let left = self.server.fs.retake_locks(is_last);
+        if left > 0 && is_last {
+            log::warn!(
+                "{}: {left} locks that the guest had on files of the share are another program's now; whoever had them in the guest \
+                 does not know",
+                self.name
+            );
+        }
+        if left > 0 && !is_last {
+            cx.wake_by(Instant::now() + RETRY);
+        } else {
+            self.retakes = None;
+        }
+    }
+
     /// Puts a request back where it came from, to be read again.
     fn park(&mut self, Request { queue, chain, .. }: Request, cx: &mut Context<'_, Epoll>) {
         if let Some(of) = cx.queue(queue) {
-            self.parked.push(Parked { queue, head: of.set_aside(chain) });
+            self.parked.push_back(Parked { queue, head: of.set_aside(chain) });
         }
+    }
+
+    /// Takes up what rested with the device, before anything else. It is read anew: the guest's memory is what it has.
+    fn take_up(&mut self, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        while let Some(Parked { queue, head }) = self.parked.pop_front() {
+            let Some(of) = cx.queue(queue) else { continue };
+            let chain = of.take_up(head)?;
+            self.take(chain, cx, queue)?;
+        }
+        Ok(())
     }
 
     /// Serves `queues`. After a fault in one queue the others go on in the next turn.
@@ -363,30 +410,29 @@ impl Device for Fs {
         if let Some(later) = &self.later {
             cx.watch(later.event(), ENDED, Interest::Read)?;
         }
-        for Parked { queue, head } in std::mem::take(&mut self.parked) {
-            let Some(of) = cx.queue(queue) else { continue };
-            // Read anew: the guest's memory is what it has.
-            let result = of.take_up(head).and_then(|chain| self.take(chain, cx, queue));
-            if let Err(fault) = result {
-                log::warn!("{}: {fault}", self.name);
-                if let Some(broken) = cx.queues.get_mut(usize::from(fault.queue)) {
-                    *broken = None;
-                }
-            }
+        if std::mem::take(&mut self.is_loaded) {
+            self.retakes = Some(Instant::now() + RETAKE_TIME);
+        }
+        self.retake_locks(cx);
+        if !self.parked.is_empty() {
+            cx.wake_by(Instant::now());
         }
         Ok(())
     }
 
     fn kicked(&mut self, queue: u16, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        self.take_up(cx)?;
         self.turn(&[queue], cx)
     }
 
     fn ready(&mut self, token: Token, cx: &mut Context<'_, Epoll>) -> Result<(), QueueFault> {
+        self.take_up(cx)?;
         if token == ENDED {
             return self.end_later(cx);
         } else if token != TIMER {
             return Ok(());
         }
+        self.retake_locks(cx);
         self.server.frees_locks = !self.waiting.is_empty();
         let retried = if self.server.frees_locks { self.retry_locks(cx) } else { Ok(()) };
         self.turn(&[HIGH_PRIORITY, REQUESTS], cx).and(retried)
@@ -406,10 +452,14 @@ impl Device for Fs {
                 log::debug!("{}: {fault} while it stopped", self.name);
             }
         }
+        if let Some(Err(fault)) = cx.queue(HIGH_PRIORITY).map(Queue::notify) {
+            log::debug!("{}: {fault} while it stopped", self.name);
+        }
     }
 
     fn reset(&mut self) {
         self.parked.clear();
+        self.retakes = None;
         self.server.end_session();
     }
 
@@ -426,7 +476,7 @@ impl Device for Fs {
             return Err(StateError::damaged(KIND, "requests wait that no queue can have"));
         }
         self.server.fs.load(&files)?;
-        (self.server.session, self.parked) = (session, waiting);
+        (self.server.session, self.parked, self.is_loaded) = (session, waiting, true);
         Ok(())
     }
 }

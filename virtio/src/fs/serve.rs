@@ -184,13 +184,14 @@ impl Server {
                 wire::entry(&mut self.out, Some(&entry), caching);
             }
             op::OPEN => {
-                let mode = open_mode(body.u32()?)?;
+                let mode = open_mode(body.u32()?, body.u32()?)?;
                 let handle = self.fs.open(node, OpenMode { exclusive: false, ..mode })?;
                 self.opened(handle, caching);
             }
             op::CREATE => {
-                let (mode, permissions) = (open_mode(body.u32()?)?, body.u32()?);
-                body.skip(8)?;
+                let (flags, permissions) = (body.u32()?, body.u32()?);
+                body.skip(4)?;
+                let mode = open_mode(flags, body.u32()?)?;
                 let (entry, handle) =
                     self.fs.create(node, body.name()?, permissions & 0o7777, mode, caller)?;
                 wire::entry(&mut self.out, Some(&entry), caching);
@@ -425,8 +426,8 @@ fn xattr_name<'a>(body: &mut Fields<'a>) -> Answer<&'a [u8]> {
     }
 }
 
-/// Flags of open(2) as Linux has them on x86.
-fn open_mode(flags: u32) -> Answer<OpenMode> {
+/// Flags of open(2) as Linux has them on x86, and those of FUSE.
+fn open_mode(flags: u32, of_fuse: u32) -> Answer<OpenMode> {
     let (read, write) = match flags & 3 {
         0 => (true, false),
         1 => (false, true),
@@ -439,6 +440,8 @@ fn open_mode(flags: u32) -> Answer<OpenMode> {
         sync: flags & 0o10000 != 0,
         truncate: flags & 0o1000 != 0 && write,
         exclusive: flags & 0o200 != 0,
+        // FUSE_OPEN_KILL_SUIDGID.
+        drops_privileges: of_fuse & 1 != 0,
     })
 }
 

@@ -45,12 +45,14 @@ struct Open {
     next: u64,
 }
 
-/// How slow the medium is.
+/// How slow the medium is, and how bad.
 #[derive(Debug, Default)]
 struct Medium {
     /// Calls of [`Work`] wait while it is set.
     is_held: Mutex<bool>,
     changed: Condvar,
+    /// What it says to the next sync.
+    lost: Mutex<Option<Errno>>,
 }
 
 impl Medium {
@@ -111,11 +113,16 @@ impl MemoryFs {
         self.medium.changed.notify_all();
     }
 
+    /// Data are lost, of which the next sync is told, and no other.
+    pub fn lose(&self, error: Errno) {
+        *self.medium.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+
     fn sync_work(&self) -> Work {
         let medium = self.medium.clone();
         Work::sync(move || {
             medium.wait(&AtomicBool::new(false));
-            Ok(())
+            medium.lost.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(Ok(()), Err)
         })
     }
 

@@ -2,7 +2,9 @@
 
 use super::testing::{MemoryFs, init, request};
 use super::*;
-use crate::testing::Guest;
+use crate::shared_registers::NEEDS_RESET;
+use crate::testing::{Guest, RawDescriptor};
+use devices::component::Component;
 
 const REQ: usize = REQUESTS as usize;
 const HIGH: usize = HIGH_PRIORITY as usize;
@@ -14,7 +16,10 @@ struct Driver {
 
 impl Driver {
     fn new(fs: &MemoryFs) -> Self {
-        let device = Fs::new("fs0", "work", Box::new(fs.clone()));
+        Self::of(Fs::new("fs0", "work", Box::new(fs.clone())))
+    }
+
+    fn of(device: Fs) -> Self {
         let mut guest = Guest::new(Box::new(device), Box::new(Epoll::new));
         guest.start(0, 64);
         let mut driver = Driver { guest, unique: 0 };
@@ -99,6 +104,24 @@ fn file_is_made_written_read_and_forgotten() {
     assert_eq!(fs.lookups(), 0);
     let counters = driver.guest.counters();
     assert_eq!((counters.bytes_in.now(), counters.bytes_out.now()), (7 + 4 + 6 + 6, 5 + 2));
+}
+
+#[test]
+fn guest_is_told_of_what_it_forgot_together_and_before_the_device_rests() {
+    let fs = MemoryFs::new(Caching::Auto);
+    let forget = |driver: &mut Driver, name: &[u8]| {
+        let (node, _) = driver.create(name);
+        driver.guest.request(HIGH, &[&request(opcode::FORGET, 9, node, &longs(&[1]))], &[]);
+    };
+    let new = || Fs::new("fs0", "work", Box::new(fs.clone()));
+    let mut driver = Driver::of(Fs { collected: Duration::from_secs(3600), ..new() });
+    [b"a", b"b", b"c"].into_iter().for_each(|name| forget(&mut driver, name));
+    assert_eq!((fs.lookups(), driver.guest.interrupts(HIGH)), (0, 0));
+    driver.guest.function.quiesce();
+    assert_eq!(driver.guest.interrupts(HIGH), 1);
+    let mut driver = Driver::of(new());
+    forget(&mut driver, b"d");
+    driver.guest.wait_until("it is told", |guest| guest.interrupts(HIGH) == 1);
 }
 
 #[test]
@@ -345,6 +368,43 @@ fn device_that_rests_waits_for_no_call_and_has_it_made_again_when_it_goes_on() {
             assert_eq!(answer(&guest, at), (0, unique));
         }
     }
+}
+
+#[test]
+fn request_that_is_no_request_when_the_device_goes_on_breaks_its_queue_and_the_driver_is_told() {
+    let fs = MemoryFs::new(Caching::Auto);
+    let mut driver = Driver::new(&fs);
+    fs.hold(true);
+    let body = request(opcode::SYNCFS, 70, 1, &longs(&[0]));
+    let (head, _) = driver.guest.add(REQ, &[&body], &[OUT_HEADER]);
+    driver.guest.kick(REQ);
+    assert_eq!(driver.ask(opcode::STATFS, 1, &[], 80).0, 0, "it is begun");
+    driver.guest.function.quiesce();
+    let nowhere = RawDescriptor { address: u64::MAX - 7, len: 16, ..RawDescriptor::default() };
+    driver.guest.rings[REQ].set_descriptor(head, nowhere);
+    driver.guest.function.go();
+    driver.guest.wait_until("the device needs a reset", |guest| guest.status() & NEEDS_RESET != 0);
+    fs.hold(false);
+}
+
+/// The host tells of data that it lost once. Who hears it may be a call that nobody waits for any more.
+#[test]
+fn sync_that_fails_while_the_device_rests_is_told_to_the_guest() {
+    let fs = MemoryFs::new(Caching::Auto);
+    let mut driver = Driver::new(&fs);
+    fs.hold(true);
+    fs.lose(Errno::IO);
+    let out = send(&mut driver, opcode::SYNCFS, 70, &longs(&[0]));
+    assert_eq!(driver.ask(opcode::STATFS, 1, &[], 80).0, 0, "it is begun");
+    driver.guest.function.quiesce();
+    driver.guest.function.go();
+    assert_eq!(driver.ask(opcode::STATFS, 1, &[], 80).0, 0, "it is begun again");
+    fs.hold(false);
+    assert_eq!(driver.guest.rings[REQ].wait_used().len, 16);
+    assert_eq!(answer(&driver.guest, out), (Errno::IO.raw(), 70));
+    let out = send(&mut driver, opcode::SYNCFS, 71, &longs(&[0]));
+    assert_eq!(driver.guest.rings[REQ].wait_used().len, 16);
+    assert_eq!(answer(&driver.guest, out), (0, 71));
 }
 
 #[test]

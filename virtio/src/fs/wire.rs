@@ -1,7 +1,7 @@
 //! The layouts of FUSE's structures (linux/fuse.h, protocol 7.31 to 7.39): fields of what the guest sent, and answers.
 
 use super::errno::Errno;
-use super::filesystem::{Answer, Attr, Caching, Entry, Name, Time, Usage};
+use super::filesystem::{Answer, Attr, Caching, Entry, Name, Usage};
 
 /// Bytes of `fuse_in_header`.
 pub(super) const IN_HEADER: usize = 40;
@@ -149,11 +149,11 @@ pub(super) fn usage(out: &mut Vec<u8>, usage: &Usage) {
     zeros(out, 4 + 24);
 }
 
-/// `fuse_statx_out`: what stat(2) has (`STATX_BASIC_STATS`).
+/// `fuse_statx_out`: what stat(2) has (`STATX_BASIC_STATS`), and `STATX_BTIME`.
 pub(super) fn statx(out: &mut Vec<u8>, of: &Attr, caching: Caching) {
     u64(out, valid(caching));
     zeros(out, 8 + 16);
-    u32(out, 0x7ff);
+    u32(out, if of.born.is_some() { 0xfff } else { 0x7ff });
     u32(out, of.block_size);
     u64(out, 0);
     for value in [of.nlink, of.uid, of.gid] {
@@ -164,7 +164,7 @@ pub(super) fn statx(out: &mut Vec<u8>, of: &Attr, caching: Caching) {
     for value in [of.ino, of.size, of.blocks, 0] {
         u64(out, value);
     }
-    for time in [of.atime, Time::default(), of.ctime, of.mtime] {
+    for time in [of.atime, of.born.unwrap_or_default(), of.ctime, of.mtime] {
         out.extend(time.seconds.to_le_bytes());
         u32(out, time.nanos);
         u32(out, 0);

@@ -201,7 +201,7 @@ impl<P: Poller + 'static> Guest<P> {
         features
     }
 
-    /// Makes a ring of at most `size` descriptors for every queue, a vector for each, and starts the device.
+    /// Makes a ring of at most `size` descriptors for every queue, a vector for each if there are so many, and starts the device.
     pub fn activate(&mut self, size: u16) {
         self.activate_with(size, |_, _| {});
     }
@@ -209,7 +209,7 @@ impl<P: Poller + 'static> Guest<P> {
     /// As [`Guest::activate`], but the device is told of each queue what `alter` makes of it.
     pub fn activate_with(&mut self, size: u16, mut alter: impl FnMut(u16, &mut QueueConfig)) {
         let queues = self.common_u16(0x12);
-        self.enable_vectors(queues + 1);
+        self.enable_vectors();
         self.write(COMMON + 0x10, &0u16.to_le_bytes());
         let mut base = RINGS;
         for queue in 0..queues {
@@ -221,7 +221,8 @@ impl<P: Poller + 'static> Guest<P> {
             let mut told = *ring.config();
             alter(queue, &mut told);
             self.write(COMMON + 0x18, &told.size.to_le_bytes());
-            self.write(COMMON + 0x1a, &(queue + 1).to_le_bytes());
+            let vector = self.vector(queue.into()) as u16;
+            self.write(COMMON + 0x1a, &vector.to_le_bytes());
             for (register, address) in [(0x20, told.descriptors), (0x28, told.driver), (0x30, told.device)] {
                 self.write(COMMON + register, &(address as u32).to_le_bytes());
                 self.write(COMMON + register + 4, &((address >> 32) as u32).to_le_bytes());
@@ -286,9 +287,19 @@ impl<P: Poller + 'static> Guest<P> {
         bytes
     }
 
-    /// Interrupts that came for `queue` since the function was made.
+    /// Interrupts that came for `queue`, or for those that share its vector, since the function was made.
     pub fn interrupts(&self, queue: usize) -> usize {
-        self.messages(queue + 1)
+        self.messages(self.vector(queue))
+    }
+
+    /// The vector of `queue`: the last one is for all that are left.
+    fn vector(&self, queue: usize) -> usize {
+        (queue + 1).min(self.vectors() - 1)
+    }
+
+    fn vectors(&self) -> usize {
+        let control = self.capability(0x11).expect("an MSI-X capability") + 2;
+        usize::from(self.function().config_mut().read_u16(control) & 0x7ff) + 1
     }
 
     /// Interrupts that came for the configuration.
@@ -321,8 +332,8 @@ impl<P: Poller + 'static> Guest<P> {
     }
 
     /// Gives every vector a message of its own and switches MSI-X on.
-    fn enable_vectors(&mut self, vectors: u16) {
-        for vector in 0..u64::from(vectors) {
+    fn enable_vectors(&mut self) {
+        for vector in 0..self.vectors() as u64 {
             let entry = TABLE + 16 * vector;
             self.write(entry, &0xfee0_0000u32.to_le_bytes());
             self.write(entry + 8, &(0x4000 + vector as u32).to_le_bytes());

@@ -144,12 +144,13 @@ impl<P: Poller + 'static> VirtioPci<P> {
         });
         config.add_bar(bar::bar().map_err(|error| layout(&error))?).map_err(|error| layout(&error))?;
         let access = capabilities::add(&mut config).map_err(|error| layout(&error))?;
+        let vectors = info.kind.vectors(queues);
         let msix =
-            Msix::new(&mut config, queues + 1, bar::MSIX, &platform.msi).map_err(|error| layout(&error))?;
+            Msix::new(&mut config, vectors, bar::MSIX, &platform.msi).map_err(|error| layout(&error))?;
         if parts.is_empty() {
             return Err(TransportError::Layout("no thread".into()));
         }
-        let vectors = (0..=queues).filter_map(|vector| msix.vector(vector)).collect();
+        let vectors = (0..vectors).filter_map(|vector| msix.vector(vector)).collect();
         let shared = SharedRegisters::new(vectors, queues.into());
         let shared = Arc::new(shared.heard_by(info.name.clone(), platform.failures.clone()));
         info.config.attach(shared.clone());

@@ -484,7 +484,7 @@ fn a_saved_state_is_taken_by_the_same_disk_only() {
     assert_eq!(again.save().unwrap(), state);
     let mut other = Block::new("blk0", Disk { sectors: 7, ..disk() });
     let error = other.load(&state).unwrap_err();
-    assert!(error.to_string().contains("7 sectors"), "{error}");
+    assert!(error.to_string().contains("blk0 has 3584 bytes and had"), "{error}");
 }
 
 #[test]

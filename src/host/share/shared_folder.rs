@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use virtio::fs::Caching;
 
 use super::attributes::{Identity, stat_of};
@@ -66,6 +66,11 @@ pub enum ShareError {
         /// The path.
         path: PathBuf,
     },
+    /// The host's kernel, or what it lets a program do, is too old.
+    #[error(
+        "a folder can be shared with Linux 5.6 or later only, in a container with a seccomp profile that lets openat2(2) through"
+    )]
+    NoOpenat2,
     /// Any other error.
     #[error("the folder {path} of `--share` cannot be opened", path = path.display())]
     Host {
@@ -140,6 +145,13 @@ impl SharedFolder {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let told = |error: rustix::io::Errno| told(path, error.into());
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(told)?;
+        // What every look-up goes by: a guest that hears ENOSYS never asks again.
+        let resolve = ResolveFlags::BENEATH;
+        match rustix::fs::openat2(&root, c".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => return Err(ShareError::NoOpenat2),
+            Err(error) => return Err(told(error)),
+        }
         let found = stat_of(&root).map_err(told)?;
         let magic = magic(&root).map_err(told)?;
         if is_kernels(magic) {

@@ -1,0 +1,102 @@
+//! How files and folders are opened: by their names, or once more by the kernel's link to an open one.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags, Statx};
+use virtio::fs::{Answer, Errno, Handle, LockKind, OpenMode};
+
+use super::attributes::{FILE, KIND, stat_of};
+use super::folders::open_beneath;
+use super::handles::Open;
+use super::nodes::Slot;
+use super::owners::proc_path;
+use super::{Share, errno};
+
+impl Share {
+    /// The attributes of a descriptor, which must be of a file that the guest may use.
+    fn usable_file(&self, file: &OwnedFd) -> Answer<Statx> {
+        let stat = stat_of(file).map_err(errno)?;
+        self.may_use(file, &stat)?;
+        if u32::from(stat.stx_mode) & KIND == FILE { Ok(stat) } else { Err(Errno::STALE) }
+    }
+
+    /// Opens a name that nothing is known of but that it is there. What is no file is not opened at all, here and below, as that
+    /// alone does something with a device or a FIFO.
+    pub(super) fn open_found(&self, folder: &OwnedFd, name: &[u8], mode: OpenMode) -> Answer<OwnedFd> {
+        let found = open_beneath(folder, name, OFlags::PATH, Mode::empty())?;
+        self.usable_file(&found)?;
+        self.opened_anew(&found, mode)
+    }
+
+    /// Opens what a descriptor is of once more, by the kernel's link to it.
+    fn opened_anew(&self, open: &OwnedFd, mode: OpenMode) -> Answer<OwnedFd> {
+        // One that somebody of the host has a lease on is not waited for.
+        let flags = self.flags(mode) | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::open(proc_path(open, None).as_slice(), flags, Mode::empty()).map_err(errno)
+    }
+
+    pub(super) fn flags(&self, mode: OpenMode) -> OFlags {
+        let access = match (mode.read || self.collects_writes, mode.write) {
+            (_, false) => OFlags::RDONLY,
+            (false, true) => OFlags::WRONLY,
+            (true, true) => OFlags::RDWR,
+        };
+        // Never O_APPEND: each write says by itself where it goes, and pages of a mapping have their places.
+        access | if mode.sync { OFlags::SYNC } else { OFlags::empty() }
+    }
+
+    /// A number for an open file or folder of `node`.
+    pub(super) fn opened(
+        &mut self,
+        fd: OwnedFd,
+        node: Slot,
+        mode: OpenMode,
+        is_folder: bool,
+    ) -> Answer<Handle> {
+        let open = Open { fd: Some(Arc::new(fd)), node, mode, is_folder, flock: LockKind::None };
+        let (slot, handle) = self.handles.add(open)?;
+        self.nodes.get_mut(node)?.handles.push(slot);
+        Ok(handle)
+    }
+
+    /// Opens the file of a node anew.
+    pub(super) fn open_node(&mut self, slot: Slot, mode: OpenMode) -> Answer<OwnedFd> {
+        let identity = self.nodes.get(slot)?.identity;
+        if identity.kind != FILE {
+            return Err(if identity.is_folder() { Errno::ISDIR } else { Errno::ACCES });
+        }
+        match self.known_file(slot) {
+            Ok((file, _)) => self.opened_anew(&file, mode),
+            Err(Errno::STALE) => self.open_again(slot, mode),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same, but a guest that collects writes reads too, which its user need not be allowed to.
+    pub(super) fn open_as_may_be(&mut self, slot: Slot, mode: OpenMode) -> Answer<OwnedFd> {
+        match self.open_node(slot, mode) {
+            Err(Errno::ACCES) if mode.write && !mode.read && self.collects_writes => {
+                self.collects_writes = false;
+                let file = self.open_node(slot, mode);
+                self.collects_writes = true;
+                file
+            }
+            file => file,
+        }
+    }
+
+    /// Opens a file without a name that the guest has open, by the kernel's link to that open file.
+    fn open_again(&self, slot: Slot, mode: OpenMode) -> Answer<OwnedFd> {
+        let open = self.any_open(slot).ok_or(Errno::STALE)?;
+        self.opened_anew(&open, mode)
+            .map_err(|error| if error == Errno::NOENT { Errno::STALE } else { error })
+    }
+
+    /// Opens the folder of a node for listing.
+    pub(super) fn open_for_listing(&mut self, slot: Slot) -> Answer<OwnedFd> {
+        let folder = self.folder(slot)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        open_beneath(folder, b".", flags, Mode::empty())
+    }
+}
