@@ -1,5 +1,5 @@
 //! What Debian's programs do with a share, for `make soak`: builds, databases and package managers of two guests and their host, many
-//! files, and programs that load a file system. Their system is on a disk that is only read; all that they write is on the share.
+//! files, and fio. Their system is on a disk that is only read; all that they write is on the share.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use dose::soak;
 use lab::{Access, Cmd, InitramfsSpec, Lab, LabConfig, initramfs, kernel, loads};
-use small::{KERNELS, Small, no_splat, succeeds, verb};
+use small::{KERNELS, Small, succeeds, verb};
 
 /// For one load under two emulations, on a busy machine.
 const LONG: Duration = Duration::from_secs(3600);
@@ -132,7 +132,7 @@ fn work_under(kernel: &str, other: &str) {
     databases_lock(&mut guest, other);
     has_many_files(&mut guest);
     loads_verify(&mut guest);
-    no_splat(&guest.guest.sh("dmesg"));
+    guest.guest.has_no_splat();
     guest.guest.kill();
 }
 
@@ -200,25 +200,28 @@ fn package_managers_lock(guest: &mut Debian<'_>) {
     assert!(said.ends_with("packed"), "{said}");
 }
 
-/// 100,000 files in a folder, a tenth of them made and removed by the guest.
+/// 100,000 files in a folder, of which the guest makes and removes some.
 fn has_many_files(guest: &mut Debian<'_>) {
     let lab = guest.lab;
-    host(lab, "mkdir /work/many; cd /work/many; seq -f host-%06.0f 90000 | xargs touch");
-    guest.does("10,000 files made", "cd /work/many; seq -f guest-%06.0f 10000 | xargs touch");
+    host(lab, "mkdir /work/many; cd /work/many; seq -f host-%06.0f 97000 | xargs touch");
+    guest.does("3,000 files made", "cd /work/many; seq -f guest-%06.0f 3000 | xargs touch");
     guest.does(
         "100,000 listed",
         "cd /work/many; test $(ls -U | sort -u | wc -l) = 100000; test $(ls -U | wc -l) = 100000",
     );
-    guest.does("100,000 looked at", "cd /work/many; test $(find . -type f -size 0 | wc -l) = 100000");
     guest.does(
-        "10,000 removed",
-        "cd /work/many; find . -name 'guest-*' -delete; test $(ls -U | wc -l) = 90000",
+        "a tenth looked at",
+        "cd /work/many; test $(find . -name '*7' -type f -size 0 | wc -l) = 10000",
     );
-    host(lab, "test $(ls -U /work/many | wc -l) = 90000; rm -r /work/many");
+    guest.does(
+        "3,000 removed",
+        "cd /work/many; find . -name 'guest-*' -delete; test $(ls -U | wc -l) = 97000",
+    );
+    host(lab, "test $(ls -U /work/many | wc -l) = 97000; rm -r /work/many");
     guest.does("gone", "test ! -e /work/many");
 }
 
-/// What those that know say of themselves; holes behind 4 GiB that Debian's programs find.
+/// What fio says of what it wrote; holes behind 4 GiB that Debian's programs find.
 fn loads_verify(guest: &mut Debian<'_>) {
     let said = guest.does(
         "holes",
@@ -237,18 +240,7 @@ fn loads_verify(guest: &mut Debian<'_>) {
             --ioengine=libaio --iodepth=8 --fallocate=none",
     );
     assert!(said.matches("err= 0").count() == 4, "{said}");
-    let said = guest.does("stress-ng", STRESS);
-    println!("{said}");
-    assert!(said.matches(" successful run completed").count() == 2 && !said.contains("fail:"), "{said}");
 }
-
-/// File-system stressors, on either kind of cache.
-const STRESS: &str = "for where in work never; do mkdir -p /$where/stress; cd /$where/stress
-    stress-ng --temp-path . --timeout 10 --metrics-brief --verify --access 1 --chmod 1 --chown 1 --copy-file 1 --dentry 1 --dentries 200 --dir 1 \
-        --dir-dirs 200 --dirdeep 1 --dirdeep-dirs 2 --dirmany 1 --dup 1 --fallocate 1 --fallocate-bytes 4m --fcntl 1 --fiemap 1 --fiemap-bytes 4m \
-        --file-ioctl 1 --filename 1 --flock 1 --fstat 1 --getdent 1 --hdd 1 --hdd-bytes 4m --inode-flags 1 --io 1 --link 1 --locka 1 --lockf 1 \
-        --mknod 1 --open 1 --rename 1 --seek 1 --seek-size 4m --symlink 1 --sync-file 1 --sync-file-bytes 4m --touch 1 --utime 1 --xattr 1
-    done";
 
 /// Two writers here, one in another guest with another kernel and one on the host; none of what they write is lost.
 fn databases_lock(guest: &mut Debian<'_>, other: &str) {

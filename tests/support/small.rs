@@ -123,6 +123,12 @@ impl Small {
         *self = Self::restore(lab, folder);
     }
 
+    /// Its kernel has nothing to complain of. The whole log would take ten seconds on its console.
+    #[track_caller]
+    pub(crate) fn has_no_splat(&mut self) {
+        assert_eq!(self.sh(&format!("dmesg | grep -E '{}' || true", SPLATS.join("|"))), "");
+    }
+
     /// Waits until the program on its terminal has ended by itself.
     #[track_caller]
     pub(crate) fn ends_well(mut self) {
