@@ -322,7 +322,7 @@ fn run_says_what_its_guest_cannot_be_made_of() {
     with(&["--kernel", "vmlinuz", "--modules", "mine"], &["has no module virtio_pci", "not built in"]);
     fs::write(modules.join("virtio_pci.ko.xz"), b"\xfd7zXZ\0 damaged").unwrap();
     with(&["--kernel", "vmlinuz", "--modules", "mine"], &["virtio_pci.ko.xz cannot be read"]);
-    with(&["--kernel", "own", "--root", "nope"], &["nope: No such file"]);
+    with(&["--kernel", "own", "--root", "nope"], &["there is no directory nope (--root)"]);
     with(&["--kernel", "own", "--root", "own"], &["--root own is no directory"]);
     fs::create_dir_all(folder.path("tree/bin")).unwrap();
     fs::write(folder.path("tree/bin/sh"), "").unwrap();

@@ -276,7 +276,7 @@ impl Work {
     fn goes_on(&self, guest: &mut Small) {
         let name = &self.0;
         let end = guest.sh(&format!(
-            "rounds() {{ cat /tmp/{name}.rounds 2>/dev/null || echo 0; }}; before=$(rounds); \
+            "rounds() {{ n=; until [ -n \"$n\" ] || [ -e /tmp/{name}.end ]; do n=$(cat /tmp/{name}.rounds 2>/dev/null); done; echo ${{n:-0}}; }}; before=$(rounds); \
              until [ \"$(rounds)\" -gt $((before + 2)) ] || [ -e /tmp/{name}.end ]; do sleep 0.1; done 2>/dev/null; cat /tmp/{name}.said; ls /tmp/{name}.end || true"
         ));
         assert!(end.contains("No such file"), "{name}: {end}");

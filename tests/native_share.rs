@@ -246,7 +246,7 @@ fn forged_requests_reach_nothing_outside_and_leave_the_machine_as_it_was() {
     assert!(open() < before + 100, "{before}");
     sharing.says(b"m", "mounted=0");
     sharing.says(b"o", "opened=0");
-    // Nothing but the shared folder was opened, listed, read or changed.
+    // Nothing but the shared folder was opened for reading, listed, read or changed.
     let mut room = [MaybeUninit::uninit(); 4096];
     let mut events = inotify::Reader::new(&watch, &mut room);
     let mut outside = || loop {

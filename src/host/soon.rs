@@ -22,15 +22,27 @@ pub(crate) fn soon<T, E>(
     soon_by(attempt, |error| if is_ending(error) { LIMIT } else { Duration::ZERO })
 }
 
-/// The same as long as it has not taken what `patience` says of the last error, none if that is zero.
+/// The same as long as it has not taken what `patience` says of the last error, none if that is zero. Whoever is seen to end may have let go by
+/// the time that nobody is seen any more, so a patience that is less than the one before begins then.
 pub(crate) fn soon_by<T, E>(
     mut attempt: impl FnMut() -> Result<T, E>,
     patience: impl Fn(&E) -> Duration,
 ) -> Result<T, E> {
-    let (begun, mut wait) = (Instant::now(), Duration::from_millis(1));
+    let first = Instant::now();
+    let (mut begun, mut before, mut wait) = (first, Duration::ZERO, Duration::from_millis(1));
     loop {
         match attempt() {
-            Err(error) if begun.elapsed() < patience(&error) => thread::sleep(wait),
+            Err(error) => {
+                let patience = patience(&error);
+                if patience < before {
+                    begun = Instant::now();
+                }
+                before = patience;
+                if begun.elapsed() >= patience || first.elapsed() >= 2 * LIMIT {
+                    return Err(error);
+                }
+                thread::sleep(wait);
+            }
             done => return done,
         }
         wait = (wait * 2).min(LONGEST_WAIT);
@@ -97,6 +109,18 @@ mod tests {
         assert_eq!(attempts, 1);
         let stays = || Err::<(), _>("busy");
         assert_eq!(soon_by(stays, |_| Duration::from_millis(20)), Err("busy"));
+        // It let go just before it was looked for.
+        let begun = Instant::now();
+        let mut looks = 0;
+        let goes = || {
+            if begun.elapsed() < Duration::from_millis(100) {
+                return Err("ends");
+            }
+            looks += 1;
+            if looks == 1 { Err("nobody has it") } else { Ok(()) }
+        };
+        let patience = |error: &&str| if *error == "ends" { LIMIT } else { Duration::from_millis(50) };
+        assert_eq!(soon_by(goes, patience), Ok(()));
     }
 
     #[test]

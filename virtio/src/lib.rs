@@ -74,7 +74,7 @@ impl DeviceKind {
         }
     }
 
-    /// Interrupt vectors of a device with this many queues. Each costs a guest's start some ten exits; a console has two queues for each port, of
+    /// Interrupt vectors of a device with this many queues. Each costs a guest's start some six exits and three system calls; a console has two queues for each port, of
     /// which most are idle, and those of a file system are served by one thread: their queues have one together.
     pub(crate) const fn vectors(self, queues: u16) -> u16 {
         const CONFIG: u16 = 1;

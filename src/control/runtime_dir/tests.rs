@@ -71,11 +71,12 @@ fn a_name_of_a_machine_that_was_killed_just_now_is_had_when_the_kernel_lets_go_o
     assert!(try_lock(&lock, Kind::Exclusive).unwrap());
     thread::scope(|scope| {
         let taken = scope.spawn(|| Claim::take_in(&folder, &name("vm0")));
-        thread::sleep(4 * AT_ONCE);
+        // Longer than is waited for what nobody has.
+        thread::sleep(2 * MOMENT);
+        killed.wait().unwrap();
         drop(lock);
         taken.join().unwrap().unwrap();
     });
-    killed.wait().unwrap();
 }
 
 #[test]

@@ -457,8 +457,8 @@ impl FileSystem for Share {
         if self.has_locks() { self.close_owner(handle, owner) } else { Err(Errno::NOSYS) }
     }
 
-    fn retake_locks(&mut self, is_last: bool) -> usize {
-        self.take_wanted(is_last)
+    fn reacquire_locks(&mut self, is_last: bool) -> usize {
+        self.reacquire_locks(is_last)
     }
 
     fn save(&self) -> Result<Value, StateError> {

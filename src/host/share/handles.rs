@@ -17,6 +17,8 @@ pub(super) struct Open {
     pub(super) is_folder: bool,
     /// Its lock of flock(2).
     pub(super) flock: LockKind,
+    /// The host has not granted it yet, after a restore.
+    pub(super) flock_is_pending: bool,
 }
 
 #[derive(Debug, Default)]
@@ -76,22 +78,35 @@ impl Handles {
         if let Ok((at, _)) = split(handle)
             && let Some(open) = self.places.get_mut(at).and_then(|place| place.open.as_mut())
         {
-            open.flock = kind;
+            (open.flock, open.flock_is_pending) = (kind, false);
         }
     }
 
-    /// A lock of flock(2) is somebody else's.
-    pub(super) fn lose_flock(&mut self, slot: Slot) {
-        let place = usize::try_from(slot).ok().and_then(|at| self.places.get_mut(at));
-        if let Some(open) = place.and_then(|place| place.open.as_mut()) {
-            open.flock = LockKind::None;
+    /// The host is to be asked for all locks of flock(2).
+    pub(super) fn set_flocks_pending(&mut self) {
+        for open in self.places.iter_mut().filter_map(|place| place.open.as_mut()) {
+            open.flock_is_pending = open.flock != LockKind::None && open.fd.is_some();
         }
     }
 
-    /// The slot of one that is open.
-    pub(super) fn slot(&self, handle: Handle) -> Answer<Slot> {
-        self.get(handle)?;
-        Slot::try_from(split(handle)?.0).map_err(|_| Errno::BADF)
+    /// Has `lock` take those that are pending; how many are then, or, as `is_last`, are lost.
+    pub(super) fn reacquire_flocks(
+        &mut self,
+        is_last: bool,
+        lock: impl Fn(&Arc<OwnedFd>, LockKind) -> bool,
+    ) -> usize {
+        let mut left = 0;
+        for open in self.places.iter_mut().filter_map(|place| place.open.as_mut()) {
+            if !open.flock_is_pending {
+                continue;
+            }
+            open.flock_is_pending = !open.fd.as_ref().is_some_and(|file| lock(file, open.flock));
+            left += usize::from(open.flock_is_pending);
+            if is_last && std::mem::take(&mut open.flock_is_pending) {
+                open.flock = LockKind::None;
+            }
+        }
+        left
     }
 
     /// The descriptor of one.

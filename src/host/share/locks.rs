@@ -26,6 +26,8 @@ struct Held {
     start: u64,
     /// The last byte.
     end: u64,
+    /// The host has not granted it yet, after a restore: the machine that it comes from may have it still.
+    is_pending: bool,
 }
 
 impl Held {
@@ -50,21 +52,14 @@ struct Ranges {
     held: Vec<Held>,
 }
 
-/// A lock of a state that somebody else has at the moment.
-#[derive(Debug, Clone)]
-pub(super) enum Wanted {
-    /// One of fcntl(2).
-    Range(SavedLock),
-    /// That of flock(2), of this handle.
-    Whole(Slot),
-}
-
 /// All locks of fcntl(2) in a share.
 #[derive(Debug, Default)]
 pub(super) struct Locks {
     files: HashMap<Slot, Ranges>,
-    /// What is not taken yet of a state, flock(2)'s too.
-    wanted: Vec<Wanted>,
+    /// Some of them, or of flock(2)'s, are pending.
+    are_pending: bool,
+    /// Ranges of a state whose files are not there any more.
+    lost: usize,
 }
 
 impl Locks {
@@ -74,7 +69,7 @@ impl Locks {
     }
 
     fn count(&self) -> usize {
-        self.wanted.len() + self.files.values().map(|ranges| ranges.held.len()).sum::<usize>()
+        self.files.values().map(|ranges| ranges.held.len()).sum()
     }
 
     /// All, in an order that depends on them alone.
@@ -82,16 +77,12 @@ impl Locks {
         let of = |(node, ranges): (&Slot, &Ranges)| {
             let node = *node;
             let saved = |held: &Held| {
-                let Held { owner, kind, start, end } = *held;
+                let Held { owner, kind, start, end, .. } = *held;
                 SavedLock { node, owner, kind, start, end }
             };
             ranges.held.iter().map(saved).collect::<Vec<_>>()
         };
-        let wanted = self.wanted.iter().filter_map(|wanted| match wanted {
-            Wanted::Range(lock) => Some(lock.clone()),
-            Wanted::Whole(_) => None,
-        });
-        let mut all: Vec<_> = self.files.iter().flat_map(of).chain(wanted).collect();
+        let mut all: Vec<_> = self.files.iter().flat_map(of).collect();
         all.sort_by_key(|lock| (lock.node, lock.start, lock.owner));
         all
     }
@@ -109,10 +100,10 @@ impl Locks {
 
 impl Share {
     pub(super) fn set_lock(&mut self, lock: &Lock) -> Answer<()> {
+        // Before anybody new has what was somebody's.
+        self.reacquire_locks(false);
         let (node, fd) = (self.handles.get(lock.handle)?.node, self.handles.fd(lock.handle)?);
         if lock.is_flock {
-            let handle = self.handles.slot(lock.handle)?;
-            self.locks.wanted.retain(|wanted| !matches!(wanted, Wanted::Whole(slot) if *slot == handle));
             let locked = flock(Some(&fd), lock.kind);
             // One that is made stronger is given up first, and may be lost.
             let kept = if locked.is_ok() { lock.kind } else { LockKind::None };
@@ -136,71 +127,59 @@ impl Share {
         sys::lock(&file, lock.kind, lock.start, lock.end)?;
         let ranges = self.locks.files.entry(node).or_insert(Ranges { file, held: Vec::new() });
         ranges.cut(lock.owner, lock.start, lock.end);
-        ranges.held.push(Held { owner: lock.owner, kind: lock.kind, start: lock.start, end: lock.end });
+        let Lock { owner, kind, start, end, .. } = *lock;
+        ranges.held.push(Held { owner, kind, start, end, is_pending: false });
         Ok(())
     }
 
-    /// Takes again what was saved; what others have, also of `wholes`, is asked for again later.
-    pub(super) fn restore_locks(
-        &mut self,
-        saved: Vec<SavedLock>,
-        wholes: Vec<Slot>,
-    ) -> Result<(), &'static str> {
+    /// Takes again what was saved, flock(2)'s of the open files too; what others have is pending.
+    pub(super) fn restore_locks(&mut self, saved: Vec<SavedLock>) -> Result<(), &'static str> {
         let fits = |lock: &SavedLock| lock.start <= lock.end && i64::try_from(lock.end).is_ok();
         if saved.len() > MOST_RANGES || !saved.iter().all(fits) {
             return Err("a lock is none that a file can have");
         }
-        let is_ours = |lock: &SavedLock| lock.kind != LockKind::None && self.nodes.get(lock.node).is_ok();
-        if !saved.iter().all(is_ours) {
-            return Err("a lock is on no file of the share");
-        }
-        let ranges = saved.into_iter().map(Wanted::Range);
-        self.locks.wanted = wholes.into_iter().map(Wanted::Whole).chain(ranges).collect();
-        self.take_wanted(false);
-        Ok(())
-    }
-
-    /// Asks for what is wanted still; how much that is then. As `is_last` it is lost.
-    pub(super) fn take_wanted(&mut self, is_last: bool) -> usize {
-        let mut left = std::mem::take(&mut self.locks.wanted);
-        left.retain(|wanted| match wanted {
-            Wanted::Range(lock) => self.take_range(lock).is_err(),
-            Wanted::Whole(slot) => {
-                let open = self.handles.at(*slot);
-                open.is_some_and(|open| flock(open.fd.as_ref(), open.flock).is_err())
+        for SavedLock { node, owner, kind, start, end } in saved {
+            if kind == LockKind::None || self.nodes.get(node).is_err() {
+                return Err("a lock is on no file of the share");
             }
-        });
-        let count = left.len();
-        if is_last {
-            left.iter().for_each(|wanted| {
-                if let Wanted::Whole(slot) = wanted {
-                    self.handles.lose_flock(*slot);
-                }
-            });
-        } else {
-            self.locks.wanted = left;
+            let file = match self.locks.files.get(&node) {
+                Some(ranges) => Some(ranges.file.clone()),
+                None => self.lock_file(node),
+            };
+            let Some(file) = file else {
+                self.locks.lost += 1;
+                continue;
+            };
+            let ranges = self.locks.files.entry(node).or_insert(Ranges { file, held: Vec::new() });
+            ranges.held.push(Held { owner, kind, start, end, is_pending: true });
         }
-        count
+        self.locks.are_pending = true;
+        self.handles.set_flocks_pending();
+        self.reacquire_locks(false);
+        Ok(())
     }
 
-    fn take_range(&mut self, lock: &SavedLock) -> Answer<()> {
-        let SavedLock { node, owner, kind, start, end } = *lock;
-        let is_flock = false;
-        if self.locks.clash(node, &Lock { handle: Handle(0), owner, is_flock, kind, start, end }).is_some() {
-            return Err(Errno::AGAIN);
+    /// Asks the host for the locks that are pending; how many are then, or, as `is_last`, are lost.
+    pub(super) fn reacquire_locks(&mut self, is_last: bool) -> usize {
+        if !self.locks.are_pending {
+            return 0;
         }
-        let file = match self.locks.files.get(&node) {
-            Some(ranges) => ranges.file.clone(),
-            None => self.lock_file(node).ok_or(Errno::STALE)?,
-        };
-        sys::lock(&file, kind, start, end)?;
-        let ranges = self.locks.files.entry(node).or_insert(Ranges { file, held: Vec::new() });
-        ranges.held.push(Held { owner, kind, start, end });
-        Ok(())
+        let mut left = self.handles.reacquire_flocks(is_last, |file, kind| flock(Some(file), kind).is_ok());
+        for ranges in self.locks.files.values_mut() {
+            for held in ranges.held.iter_mut().filter(|held| held.is_pending) {
+                held.is_pending = sys::lock(&ranges.file, held.kind, held.start, held.end).is_err();
+                left += usize::from(held.is_pending);
+            }
+            ranges.held.retain(|held| !(held.is_pending && is_last));
+        }
+        let lost = if is_last || left == 0 { std::mem::take(&mut self.locks.lost) } else { 0 };
+        self.locks.are_pending = left > 0 && !is_last;
+        left + lost
     }
 
     /// What is in the way of `lock`: of the guest's own, else of others of the host.
     pub(super) fn find_conflict(&mut self, lock: &Lock) -> Answer<Option<(LockKind, u64, u64)>> {
+        self.reacquire_locks(false);
         let (node, fd) = (self.handles.get(lock.handle)?.node, self.handles.fd(lock.handle)?);
         if let Some(held) = self.locks.clash(node, lock) {
             return Ok(Some((held.kind, held.start, held.end)));
@@ -219,14 +198,10 @@ impl Share {
     pub(super) fn end_locks(&mut self, node: Slot) {
         if self.nodes.get(node).is_ok_and(|file| file.handles.is_empty()) {
             self.locks.files.remove(&node);
-            let is_of_it = |wanted: &Wanted| matches!(wanted, Wanted::Range(lock) if lock.node == node);
-            self.locks.wanted.retain(|wanted| !is_of_it(wanted));
         }
     }
 
     fn unlock(&mut self, node: Slot, owner: u64, start: u64, end: u64) -> Answer<()> {
-        let is_given_up = |wanted: &Wanted| matches!(wanted, Wanted::Range(lock) if lock.node == node && lock.owner == owner && lock.start <= end && start <= lock.end);
-        self.locks.wanted.retain(|wanted| !is_given_up(wanted));
         let Some(ranges) = self.locks.files.get_mut(&node) else { return Ok(()) };
         let mine = ranges.cut(owner, start, end);
         let mut result = Ok(());
@@ -292,7 +267,7 @@ mod tests {
 
     #[test]
     fn ranges_are_cut_at_every_place() {
-        let held = Held { owner: 1, kind: LockKind::Read, start: 10, end: 19 };
+        let held = Held { owner: 1, kind: LockKind::Read, start: 10, end: 19, is_pending: false };
         let left =
             |start, end| held.without(start, end).map(|left| (left.start, left.end)).collect::<Vec<_>>();
         assert_eq!(left(0, 9), [(10, 19)]);

@@ -54,7 +54,8 @@ impl Share {
         mode: OpenMode,
         is_folder: bool,
     ) -> Answer<Handle> {
-        let open = Open { fd: Some(Arc::new(fd)), node, mode, is_folder, flock: LockKind::None };
+        let flock = LockKind::None;
+        let open = Open { fd: Some(Arc::new(fd)), node, mode, is_folder, flock, flock_is_pending: false };
         let (slot, handle) = self.handles.add(open)?;
         self.nodes.get_mut(node)?.handles.push(slot);
         Ok(handle)

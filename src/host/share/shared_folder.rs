@@ -6,11 +6,12 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Access, Mode, OFlags, ResolveFlags};
 use virtio::fs::Caching;
 
 use super::attributes::{Identity, stat_of};
 use super::mounts::{is_kernels, keeps_births};
+use super::owners::proc_path;
 use super::sys;
 use crate::host::file_system::magic;
 use crate::host::lock::user;
@@ -71,6 +72,11 @@ pub enum ShareError {
         "a folder can be shared with Linux 5.6 or later only, in a container with a seccomp profile that lets openat2(2) through"
     )]
     NoOpenat2,
+    /// There is no /proc.
+    #[error(
+        "a shared folder needs /proc, by which its files are opened; mount it with `mount -t proc proc /proc`"
+    )]
+    NoProc,
     /// Any other error.
     #[error("the folder {path} of `--share` cannot be opened", path = path.display())]
     Host {
@@ -151,6 +157,9 @@ impl SharedFolder {
             Ok(_) => {}
             Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => return Err(ShareError::NoOpenat2),
             Err(error) => return Err(told(error)),
+        }
+        if rustix::fs::access(proc_path(&root, None).as_slice(), Access::EXISTS).is_err() {
+            return Err(ShareError::NoProc);
         }
         let found = stat_of(&root).map_err(told)?;
         let magic = magic(&root).map_err(told)?;

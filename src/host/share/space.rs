@@ -17,7 +17,7 @@ const COPIED: u64 = 8 << 20;
 /// Most parts of a range. What they take goes by what the file has there, not by their length.
 const MOST_PARTS: u64 = 1024;
 
-/// Allocates `range`, frees it or makes it zeros. A range that the file system cannot have changes nothing.
+/// Allocates `range`, frees it or makes it zeros. Of a range that the file system cannot have no data are lost.
 pub(super) fn allocation(file: Arc<OwnedFd>, range: Range<u64>, what: Space) -> Work {
     let (flags, keep_size) = match what {
         Space::Allocate { keep_size } => (FallocateFlags::empty(), keep_size),
@@ -30,21 +30,23 @@ pub(super) fn allocation(file: Arc<OwnedFd>, range: Range<u64>, what: Space) -> 
             let len = part.end - part.start;
             retry_on_intr(|| rustix::fs::fallocate(&file, flags, part.start, len)).map_err(errno)
         };
-        if parts(range.clone()).nth(1).is_none() {
+        let mut parts: Vec<_> = parts(range.clone()).collect();
+        let Some(last) = parts.first().cloned().filter(|_| parts.len() > 1) else {
             return call(range, keep_size).map(|()| 0);
+        };
+        // What has data goes from its end on, as it is there that a file system refuses, and gets its size last. What is only allocated is seen to
+        // be, for where there is no room for all of it.
+        let allocates = matches!(what, Space::Allocate { .. });
+        if allocates {
+            parts.reverse();
         }
-        // From its end on: it is there that a file system refuses.
-        for part in parts(range.clone()) {
-            call(part, true)?;
+        for part in parts {
+            call(part, keep_size || !allocates)?;
             if stops.load(Ordering::Relaxed) {
                 return Err(Errno::INTR);
             }
         }
-        // The size comes last, with what is done already.
-        match parts(range).next() {
-            Some(last) if !keep_size => call(last, false).map(|()| 0),
-            _ => Ok(0),
-        }
+        if keep_size || allocates { Ok(0) } else { call(last, false).map(|()| 0) }
     })
 }
 

@@ -100,7 +100,11 @@ impl Share {
                 return Err(damaged("an open file is none of the share's"));
             };
             file.handles.push(slot);
-            handles.push((slot, generation, Open { fd: None, node, mode, is_folder, flock }));
+            handles.push((
+                slot,
+                generation,
+                Open { fd: None, node, mode, is_folder, flock, flock_is_pending: false },
+            ));
         }
         // A process that may have fewer files open than the one that saved has fewer: the rest is stale.
         let (mut opened, most) = (Vec::with_capacity(handles.len()), self.folder.limits.handles);
@@ -109,9 +113,7 @@ impl Share {
             opened.push(if is_one_too_many { handle } else { new.reopened(handle) });
         }
         new.handles.restore(opened).map_err(damaged)?;
-        let locked = new.handles.all().filter(|(.., open)| open.flock != LockKind::None && open.fd.is_some());
-        let wholes = locked.map(|(slot, ..)| slot).collect();
-        new.restore_locks(saved.locks, wholes).map_err(damaged)?;
+        new.restore_locks(saved.locks).map_err(damaged)?;
         *self = new;
         Ok(())
     }

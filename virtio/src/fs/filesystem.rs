@@ -544,9 +544,9 @@ pub trait FileSystem: Debug + Send {
         Err(Errno::NOSYS)
     }
 
-    /// Asks again for locks that others had when the state was loaded, which are those of the machine that it was saved of for a
-    /// moment. How many are left; as `is_last` these are lost.
-    fn retake_locks(&mut self, is_last: bool) -> usize {
+    /// Asks again for locks that others had when the state was loaded: the machine that it was saved of has them until it ends. How
+    /// many could not be had; as `is_last` these are lost.
+    fn reacquire_locks(&mut self, is_last: bool) -> usize {
         let _ = is_last;
         0
     }

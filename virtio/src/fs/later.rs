@@ -4,7 +4,7 @@
 //! each is answered when its call has ended.
 //!
 //! A sync that is left to itself may be the one to which the host tells that data are lost, as it tells that once for an open file
-//! (errseq_t of Linux). So the next syncs wait for it, and the first of them says what it was told.
+//! (errseq_t of Linux). So other syncs wait for it, and its request, which is made again, is told what it was told.
 
 use std::collections::VecDeque;
 use std::io;
@@ -42,6 +42,8 @@ struct Thread {
     is_busy: bool,
     /// Whose call it makes; `None`, while it is busy, if nobody waits for it any more.
     request: Option<Request>,
+    /// The number of the request that it had then.
+    left: u64,
     /// The call is one that can be left to itself.
     can_be_left: bool,
     handle: JoinHandle<()>,
@@ -61,8 +63,8 @@ pub(super) struct Later {
     name: String,
     threads: Vec<Thread>,
     queued: VecDeque<(Request, Work)>,
-    /// What a sync was told that nobody waited for any more.
-    untold: Option<Errno>,
+    /// What syncs were told that nobody waited for any more, by the numbers of their requests, which are made again.
+    untold: Vec<(u64, Errno)>,
     ended: Receiver<(usize, Answer<u64>)>,
     report: Report,
 }
@@ -80,7 +82,7 @@ impl Later {
             name: name.to_owned(),
             threads: Vec::new(),
             queued: VecDeque::new(),
-            untold: None,
+            untold: Vec::new(),
             ended,
             report,
         })
@@ -111,6 +113,13 @@ impl Later {
         self.queued.remove(at).map(|(request, _)| request)
     }
 
+    /// Another guest comes: what requests of this one were told is nobody's.
+    pub(super) fn forget(&mut self) {
+        self.untold.clear();
+        // No request of Linux has this number.
+        self.threads.iter_mut().for_each(|thread| thread.left = 0);
+    }
+
     /// Ends the work: all requests, those with an answer that have one. The others are to be begun again later. No call changes
     /// data any more then; a sync that the host is slow with is left to itself.
     pub(super) fn stop(&mut self) -> Vec<(Request, Option<Answer<u64>>)> {
@@ -120,8 +129,11 @@ impl Later {
             all.push((request, Some(answer)));
         }
         all.extend(self.queued.drain(..).map(|(request, _)| (request, None)));
-        let left = self.threads.iter_mut().filter(|thread| thread.can_be_left);
-        all.extend(left.filter_map(|thread| thread.request.take()).map(|request| (request, None)));
+        for thread in self.threads.iter_mut().filter(|thread| thread.can_be_left) {
+            let Some(request) = thread.request.take() else { continue };
+            thread.left = request.unique;
+            all.push((request, None));
+        }
         while self.threads.iter().any(|thread| thread.request.is_some()) {
             // This holds a sender too, so that there is always an answer.
             let Ok((at, answer)) = self.ended.recv() else { break };
@@ -147,13 +159,11 @@ impl Later {
         let thread = self.threads.get_mut(at)?;
         thread.is_busy = false;
         let Some(request) = thread.request.take() else {
-            self.untold = self.untold.or(answer.err());
+            self.untold.extend(answer.err().map(|error| (thread.left, error)));
             return None;
         };
-        let answer = match answer {
-            Ok(_) if thread.can_be_left && self.untold.is_some() => self.untold.take().map_or(answer, Err),
-            answer => answer,
-        };
+        let told = self.untold.iter().position(|(unique, _)| *unique == request.unique);
+        let answer = told.map_or(answer, |at| Err(self.untold.swap_remove(at).1));
         Some((request, answer))
     }
 
@@ -195,6 +205,7 @@ impl Later {
                     calls,
                     is_busy: false,
                     request: None,
+                    left: 0,
                     can_be_left: false,
                     handle,
                 });

@@ -68,7 +68,7 @@ const COLLECTED: Duration = Duration::from_millis(5);
 /// How often a lock that others of the host hold is asked for again.
 const RETRY: Duration = Duration::from_millis(50);
 /// How long locks that others have when a machine goes on are asked for.
-const RETAKE_TIME: Duration = Duration::from_secs(10);
+const REACQUIRE_TIME: Duration = Duration::from_secs(10);
 /// Most requests that wait for locks; the driver needs descriptors for what would end their waiting.
 const MOST_WAITING: usize = 256;
 /// Calls have ended that other threads make.
@@ -115,7 +115,7 @@ pub struct Fs {
     /// A state was loaded, and the device has not gone on yet.
     is_loaded: bool,
     /// Until when locks of that state are asked for that others have.
-    retakes: Option<Instant>,
+    reacquires: Option<Instant>,
     /// [`COLLECTED`], but for a test.
     collected: Duration,
 }
@@ -137,7 +137,7 @@ impl Fs {
             later: None,
             parked: VecDeque::new(),
             is_loaded: false,
-            retakes: None,
+            reacquires: None,
             collected: COLLECTED,
         }
     }
@@ -348,21 +348,21 @@ impl Fs {
     }
 
     /// Asks for the locks of the state again.
-    fn retake_locks(&mut self, cx: &mut Context<'_, Epoll>) {
-        let Some(until) = self.retakes else { return };
+    fn reacquire_locks(&mut self, cx: &mut Context<'_, Epoll>) {
+        let Some(until) = self.reacquires else { return };
         let is_last = Instant::now() >= until;
-        let left = self.server.fs.retake_locks(is_last);
+        let left = self.server.fs.reacquire_locks(is_last);
         if left > 0 && is_last {
             log::warn!(
-                "{}: {left} locks that the guest had on files of the share are another program's now; whoever had them in the guest \
-                 does not know",
+                "{}: {left} locks that the guest had on files of the share could not be taken again: other programs have them, or the files \
+                 are gone; start the guest's programs again that use these files",
                 self.name
             );
         }
         if left > 0 && !is_last {
             cx.wake_by(Instant::now() + RETRY);
         } else {
-            self.retakes = None;
+            self.reacquires = None;
         }
     }
 
@@ -411,9 +411,9 @@ impl Device for Fs {
             cx.watch(later.event(), ENDED, Interest::Read)?;
         }
         if std::mem::take(&mut self.is_loaded) {
-            self.retakes = Some(Instant::now() + RETAKE_TIME);
+            self.reacquires = Some(Instant::now() + REACQUIRE_TIME);
         }
-        self.retake_locks(cx);
+        self.reacquire_locks(cx);
         if !self.parked.is_empty() {
             cx.wake_by(Instant::now());
         }
@@ -432,7 +432,7 @@ impl Device for Fs {
         } else if token != TIMER {
             return Ok(());
         }
-        self.retake_locks(cx);
+        self.reacquire_locks(cx);
         self.server.frees_locks = !self.waiting.is_empty();
         let retried = if self.server.frees_locks { self.retry_locks(cx) } else { Ok(()) };
         self.turn(&[HIGH_PRIORITY, REQUESTS], cx).and(retried)
@@ -459,7 +459,8 @@ impl Device for Fs {
 
     fn reset(&mut self) {
         self.parked.clear();
-        self.retakes = None;
+        self.reacquires = None;
+        self.later.iter_mut().for_each(Later::forget);
         self.server.end_session();
     }
 

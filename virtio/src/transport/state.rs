@@ -147,10 +147,12 @@ impl<P: Poller + 'static> VirtioPci<P> {
     /// with none settled (§3.1.1).
     fn check(&self, state: &FunctionState) -> Result<(), StateError> {
         let own = self.registers.queues.iter().map(|queue| queue.max_size);
-        if !own.eq(state.queues.iter().map(|queue| queue.config.max_size))
-            || state.msix.len() != self.msix.len()
-        {
+        if !own.eq(state.queues.iter().map(|queue| queue.config.max_size)) {
             return Err(self.differs("it has other queues", "it has fewer or more queues"));
+        }
+        if state.msix.len() != self.msix.len() {
+            let other = "it has other interrupt vectors, as another version of minivmm gives it, which can restore it";
+            return Err(self.differs(other, "it has fewer or more queues"));
         }
         let settled = state.status & status::FEATURES_OK != 0;
         if state.status & !(status::DRIVERS | NEEDS_RESET) != 0
