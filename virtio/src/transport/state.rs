@@ -151,7 +151,8 @@ impl<P: Poller + 'static> VirtioPci<P> {
             return Err(self.differs("it has other queues", "it has fewer or more queues"));
         }
         if state.msix.len() != self.msix.len() {
-            let other = "it has other interrupt vectors, as another version of minivmm gives it, which can restore it";
+            let other =
+                "it has other interrupt vectors: another version of minivmm saved it, which can restore it";
             return Err(self.differs(other, "it has fewer or more queues"));
         }
         let settled = state.status & status::FEATURES_OK != 0;

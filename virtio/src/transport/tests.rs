@@ -455,7 +455,7 @@ fn states_that_cannot_be_are_refused_and_change_nothing() {
         ("accepted", json!(1), "status 0x0f"),
         ("accepted", json!(u64::MAX), "not offered here"),
         ("queues", json!([]), "other queues"),
-        ("msix", json!([]), "other queues"),
+        ("msix", json!([]), "other interrupt vectors"),
         ("isr", json!(4), "interrupt status"),
         ("generation", json!(256), "damaged"),
         ("device", json!(null), "damaged"),
