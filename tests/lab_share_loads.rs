@@ -266,3 +266,34 @@ fn databases_lock(guest: &mut Debian<'_>, other: &str) {
     assert_eq!(guest.does("its rows", rows), all);
     other.guest.kill();
 }
+
+/// One after the other, so that one that does not end is known by its name. What takes thousands of files is made small: a file takes 10 ms to
+/// make here.
+const STRESS: &str = "mkdir -p stress; cd stress
+    for stressor in access chmod chown copy-file dentry dir dirdeep dirmany dup fallocate fcntl fiemap file-ioctl filename flock fstat getdent hdd \
+        inode-flags io link locka lockf lockofd mknod open rename seek symlink sync-file touch utime xattr; do
+        begun=$SECONDS
+        timeout 900 stress-ng --temp-path . --timeout 2 --verify --$stressor 1 --dentries 50 --dir-dirs 64 --dirdeep-dirs 1 --dirdeep-inodes 50 \
+            --fallocate-bytes 4m --fiemap-bytes 4m --hdd-bytes 4m --seek-size 4m --sync-file-bytes 4m --copy-file-bytes 128m >/tmp/stress 2>&1 ||
+            echo \"$stressor fails: $?\"
+        grep fail: /tmp/stress || true
+        grep -q 'successful run completed\\|skipped' /tmp/stress || cat /tmp/stress
+        echo \"$stressor: $((SECONDS - begun)) s\"
+    done";
+
+#[test]
+fn stressors_of_file_systems_find_no_fault_in_a_share() {
+    if !soak() {
+        println!("in `make soak`");
+        return;
+    }
+    let lab = lab();
+    for (kernel, on) in [("6.12", "/work"), ("6.1", "/never")] {
+        let mut guest = Debian::boot(&lab, "small", kernel, "--cpus 2 --mem 512");
+        let said = guest.does("stressors", &format!("cd {on}; {STRESS}"));
+        println!("Linux {kernel}, {on}: {said}");
+        assert!(!said.contains("fail") && said.ends_with("s"), "{said}");
+        guest.guest.has_no_splat();
+        guest.guest.kill();
+    }
+}
