@@ -150,7 +150,7 @@ impl Fs {
                 if queue.enable_kicks()? {
                     continue;
                 } else if index == HIGH_PRIORITY && left < TURN {
-                    // The timer's turn finds nothing more, and tells of all.
+                    // The timer's turn finds nothing more, and tells of all; so does the worker when the device is to rest.
                     cx.wake_by(Instant::now() + self.collected);
                     return Ok(());
                 }
@@ -451,9 +451,6 @@ impl Device for Fs {
             if let Err(fault) = self.end(request, answer, cx) {
                 log::debug!("{}: {fault} while it stopped", self.name);
             }
-        }
-        if let Some(Err(fault)) = cx.queue(HIGH_PRIORITY).map(Queue::notify) {
-            log::debug!("{}: {fault} while it stopped", self.name);
         }
     }
 
