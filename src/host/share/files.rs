@@ -346,7 +346,7 @@ impl FileSystem for Share {
         if let Ok(file) = self.nodes.get_mut(open.node) {
             file.handles.retain(|own| *own != slot);
         }
-        self.end_locks(open.node);
+        self.end_locks(open.node, handle);
         self.nodes.drop_unused(open.node);
     }
 

@@ -26,6 +26,8 @@ struct Held {
     start: u64,
     /// The last byte.
     end: u64,
+    /// By which open file it was taken last.
+    handle: Handle,
     /// The host has not granted it yet, after a restore: the machine that it comes from may have it still.
     is_pending: bool,
 }
@@ -77,8 +79,8 @@ impl Locks {
         let of = |(node, ranges): (&Slot, &Ranges)| {
             let node = *node;
             let saved = |held: &Held| {
-                let Held { owner, kind, start, end, .. } = *held;
-                SavedLock { node, owner, kind, start, end }
+                let Held { owner, kind, start, end, handle, .. } = *held;
+                SavedLock { node, owner, kind, start, end, handle }
             };
             ranges.held.iter().map(saved).collect::<Vec<_>>()
         };
@@ -127,8 +129,8 @@ impl Share {
         sys::lock(&file, lock.kind, lock.start, lock.end)?;
         let ranges = self.locks.files.entry(node).or_insert(Ranges { file, held: Vec::new() });
         ranges.cut(lock.owner, lock.start, lock.end);
-        let Lock { owner, kind, start, end, .. } = *lock;
-        ranges.held.push(Held { owner, kind, start, end, is_pending: false });
+        let Lock { handle, owner, kind, start, end, .. } = *lock;
+        ranges.held.push(Held { owner, kind, start, end, handle, is_pending: false });
         Ok(())
     }
 
@@ -138,7 +140,7 @@ impl Share {
         if saved.len() > MOST_RANGES || !saved.iter().all(fits) {
             return Err("a lock is none that a file can have");
         }
-        for SavedLock { node, owner, kind, start, end } in saved {
+        for SavedLock { node, owner, kind, start, end, handle } in saved {
             if kind == LockKind::None || self.nodes.get(node).is_err() {
                 return Err("a lock is on no file of the share");
             }
@@ -151,7 +153,7 @@ impl Share {
                 continue;
             };
             let ranges = self.locks.files.entry(node).or_insert(Ranges { file, held: Vec::new() });
-            ranges.held.push(Held { owner, kind, start, end, is_pending: true });
+            ranges.held.push(Held { owner, kind, start, end, handle, is_pending: true });
         }
         self.locks.are_pending = true;
         self.handles.set_flocks_pending();
@@ -194,8 +196,14 @@ impl Share {
         self.unlock(node, owner, 0, u64::MAX)
     }
 
-    /// The last open file of a node is closed.
-    pub(super) fn end_locks(&mut self, node: Slot) {
+    /// The open file `handle` of `node` is closed. What is left of locks that were taken by it are those that belong to it (F_OFD_SETLK): a
+    /// process's end when the process closes it. Linux says nothing of them by itself.
+    pub(super) fn end_locks(&mut self, node: Slot, handle: Handle) {
+        let ranges = self.locks.files.get(&node).into_iter().flat_map(|ranges| &ranges.held);
+        let of_it: Vec<Held> = ranges.filter(|held| held.handle == handle).copied().collect();
+        for Held { owner, start, end, .. } in of_it {
+            let _ = self.unlock(node, owner, start, end);
+        }
         if self.nodes.get(node).is_ok_and(|file| file.handles.is_empty()) {
             self.locks.files.remove(&node);
         }
@@ -267,7 +275,8 @@ mod tests {
 
     #[test]
     fn ranges_are_cut_at_every_place() {
-        let held = Held { owner: 1, kind: LockKind::Read, start: 10, end: 19, is_pending: false };
+        let (handle, kind) = (Handle(0), LockKind::Read);
+        let held = Held { owner: 1, kind, start: 10, end: 19, handle, is_pending: false };
         let left =
             |start, end| held.without(start, end).map(|left| (left.start, left.end)).collect::<Vec<_>>();
         assert_eq!(left(0, 9), [(10, 19)]);

@@ -4,7 +4,7 @@
 use devices::component::StateError;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use virtio::fs::{LockKind, OpenMode};
+use virtio::fs::{Handle, LockKind, OpenMode};
 
 use super::Share;
 use super::handles::Open;
@@ -48,6 +48,7 @@ pub(super) struct SavedLock {
     pub(super) kind: LockKind,
     pub(super) start: u64,
     pub(super) end: u64,
+    pub(super) handle: Handle,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]

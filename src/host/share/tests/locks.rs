@@ -132,3 +132,20 @@ fn locks_that_the_old_machine_has_still_are_taken_when_it_ends() {
     let other = new.open(node, READ).unwrap();
     assert_eq!(new.lock(&Lock { handle: other, ..whole(LockKind::Write) }), Ok(()));
 }
+
+/// Linux tells of the end of a process's locks, and not of those that an open file has.
+#[test]
+fn locks_of_an_open_file_end_when_it_is_closed() {
+    let mut world = World::with(|spec| spec.with_locks(ShareLocks::Host));
+    let (node, one) = world.create("a");
+    let two = world.share.open(node, WRITE).unwrap();
+    assert_eq!(world.share.lock(&ranged(one, 1, LockKind::Write, 0, 9)), Ok(()));
+    assert_eq!(world.share.lock(&ranged(two, 2, LockKind::Write, 20, 29)), Ok(()));
+    assert_eq!(world.share.lock(&ranged(two, 2, LockKind::Write, 5, 5)), Err(Errno::AGAIN));
+    world.moved();
+    world.share.release(one);
+    assert_eq!(world.share.lock(&ranged(two, 2, LockKind::Write, 5, 5)), Ok(()));
+    let file = fs::File::options().read(true).write(true).open(world.path("a")).unwrap();
+    let host = |at| sys::lock(&file, LockKind::Write, at, at).is_ok();
+    assert!(host(0) && !host(5) && !host(25));
+}
