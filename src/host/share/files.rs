@@ -449,6 +449,10 @@ impl FileSystem for Share {
         if self.has_locks() { self.set_lock(lock) } else { Err(Errno::NOSYS) }
     }
 
+    fn blockers(&self, lock: &Lock) -> Vec<u64> {
+        self.lock_blockers(lock)
+    }
+
     fn conflict(&mut self, lock: &Lock) -> Answer<Option<(LockKind, u64, u64)>> {
         if self.has_locks() { self.find_conflict(lock) } else { Err(Errno::NOSYS) }
     }

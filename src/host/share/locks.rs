@@ -89,14 +89,14 @@ impl Locks {
         all
     }
 
-    /// What another owner holds that is in the way.
-    fn clash(&self, node: Slot, lock: &Lock) -> Option<Held> {
-        let clashes = |held: &&Held| {
+    /// What other owners hold that is in the way.
+    fn clashes(&self, node: Slot, lock: &Lock) -> impl Iterator<Item = &Held> {
+        let held = self.files.get(&node).into_iter().flat_map(|ranges| &ranges.held);
+        held.filter(move |held| {
             held.owner != lock.owner
                 && held.meets(lock.start, lock.end)
                 && (held.kind == LockKind::Write || lock.kind == LockKind::Write)
-        };
-        self.files.get(&node)?.held.iter().find(clashes).copied()
+        })
     }
 }
 
@@ -115,7 +115,7 @@ impl Share {
         if lock.kind == LockKind::None {
             return self.unlock(node, lock.owner, lock.start, lock.end);
         }
-        if self.locks.clash(node, lock).is_some() {
+        if self.locks.clashes(node, lock).next().is_some() {
             return Err(Errno::AGAIN);
         }
         // What is cut in two becomes one more, and the new one.
@@ -179,11 +179,20 @@ impl Share {
         left + lost
     }
 
+    /// Whose locks are in the way of `lock`.
+    pub(super) fn lock_blockers(&self, lock: &Lock) -> Vec<u64> {
+        let Ok(open) = self.handles.get(lock.handle) else { return Vec::new() };
+        let mut owners: Vec<u64> = self.locks.clashes(open.node, lock).map(|held| held.owner).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        owners
+    }
+
     /// What is in the way of `lock`: of the guest's own, else of others of the host.
     pub(super) fn find_conflict(&mut self, lock: &Lock) -> Answer<Option<(LockKind, u64, u64)>> {
         self.reacquire_locks(false);
         let (node, fd) = (self.handles.get(lock.handle)?.node, self.handles.fd(lock.handle)?);
-        if let Some(held) = self.locks.clash(node, lock) {
+        if let Some(held) = self.locks.clashes(node, lock).next() {
             return Ok(Some((held.kind, held.start, held.end)));
         }
         let file = self.locks.files.get(&node).map_or(fd, |ranges| ranges.file.clone());

@@ -36,6 +36,8 @@ impl Errno {
     pub const NFILE: Self = Errno(23);
     /// Read-only.
     pub const ROFS: Self = Errno(30);
+    /// Whoever waited for it would wait for itself.
+    pub const DEADLK: Self = Errno(35);
     /// The answer does not fit.
     pub const RANGE: Self = Errno(34);
     /// A name is too long.

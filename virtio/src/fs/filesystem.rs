@@ -526,6 +526,12 @@ pub trait FileSystem: Debug + Send {
         Err(Errno::NOSYS)
     }
 
+    /// Whose locks in the guest are in the way of `lock`, none of which is its owner's.
+    fn blockers(&self, lock: &Lock) -> Vec<u64> {
+        let _ = lock;
+        Vec::new()
+    }
+
     /// A lock that is in the way of `lock`, if any: its kind, first and last byte.
     ///
     /// # Errors

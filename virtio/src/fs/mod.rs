@@ -205,6 +205,8 @@ impl Fs {
         };
         let outcome = match outcome {
             Ok(Outcome::Waits(_)) if self.waiting.len() >= MOST_WAITING => Err(Errno::NOLCK),
+            // Such as two that have what the other one asks for: nothing would ever end their waiting.
+            Ok(Outcome::Waits(lock)) if self.is_deadlock(&lock) => Err(Errno::DEADLK),
             outcome => outcome,
         };
         match outcome {
@@ -270,6 +272,25 @@ impl Fs {
         writer.write(out);
         writer.advance(data);
         queue.complete(chain)
+    }
+
+    /// Whether its owner waits for itself in the end, over others who wait. A lock on a whole file may (flock(2)).
+    fn is_deadlock(&self, lock: &Lock) -> bool {
+        let blockers = |lock: &Lock| if lock.is_flock { Vec::new() } else { self.server.fs.blockers(lock) };
+        let mut owners = blockers(lock);
+        let mut at = 0;
+        while let Some(owner) = owners.get(at).copied() {
+            if owner == lock.owner {
+                return true;
+            }
+            for waiting in self.waiting.iter().filter(|waiting| waiting.lock.owner == owner) {
+                let more = blockers(&waiting.lock);
+                let new: Vec<u64> = more.into_iter().filter(|owner| !owners.contains(owner)).collect();
+                owners.extend(new);
+            }
+            at += 1;
+        }
+        false
     }
 
     /// Gives a call to another thread, or makes it here if the host has none left.

@@ -426,6 +426,13 @@ impl FileSystem for MemoryFs {
         Ok(())
     }
 
+    fn blockers(&self, lock: &Lock) -> Vec<u64> {
+        let Ok(node) = self.node(lock.handle) else { return Vec::new() };
+        let tree = self.tree();
+        let others = tree.locks.iter().filter(|(file, owner, _)| *file == node && *owner != lock.owner);
+        others.map(|(_, owner, _)| *owner).collect()
+    }
+
     fn conflict(&mut self, lock: &Lock) -> Answer<Option<(LockKind, u64, u64)>> {
         let node = self.node(lock.handle)?;
         let clashes = |(file, owner, kind): &&(u64, u64, LockKind)| {

@@ -264,6 +264,27 @@ fn lock_that_is_held_is_waited_for_without_holding_up_others() {
 }
 
 #[test]
+fn who_would_wait_for_itself_gets_an_error_and_the_others_go_on() {
+    let mut driver = Driver::new(&MemoryFs::new(Caching::Auto));
+    let files = [b"a", b"b", b"c"].map(|name| driver.create(name).1);
+    for (owner, handle) in (1..).zip(files) {
+        assert_eq!(driver.lock(opcode::SETLK, handle, owner, 1).0, 0);
+    }
+    // Each waits for the next one's; the last one would for the first one's.
+    let mut waits = |owner, handle| send(&mut driver, opcode::SETLKW, 70 + owner, &lock(handle, owner, 1));
+    let outs = [waits(1, files[1]), waits(2, files[2])];
+    assert_eq!(driver.lock(opcode::SETLKW, files[0], 3, 1).0, Errno::DEADLK.raw());
+    assert_eq!(driver.guest.rings[REQ].poll_used(), None);
+    assert_eq!(driver.lock(opcode::SETLK, files[2], 3, 2).0, 0);
+    assert_eq!(driver.guest.rings[REQ].wait_used().len, 16);
+    assert_eq!(answer(&driver.guest, outs[1]), (0, 72));
+    // That it waits for nobody any more is seen too.
+    assert_eq!(driver.lock(opcode::SETLK, files[1], 2, 2).0, 0);
+    assert_eq!(driver.guest.rings[REQ].wait_used().len, 16);
+    assert_eq!(answer(&driver.guest, outs[0]), (0, 71));
+}
+
+#[test]
 fn lock_of_somebody_on_the_host_is_asked_for_again_also_after_a_move() {
     let fs = MemoryFs::new(Caching::Auto);
     let mut driver = Driver::new(&fs);
