@@ -267,7 +267,8 @@ fn databases_lock(guest: &mut Debian<'_>, other: &str) {
     other.guest.kill();
 }
 
-/// One after the other, so that one that does not end is known by its name. What takes thousands of files is made small: a file takes 10 ms to
+/// One after the other, so that one that does not end is known by its name. With locks of the host lockf would not: it waits for the end of a child
+/// that waits for a lock of its own, which no signal ends there (docs/shares.md). What takes thousands of files is made small: a file takes 10 ms to
 /// make here.
 const STRESS: &str = "mkdir -p stress; cd stress
     for stressor in access chmod chown copy-file dentry dir dirdeep dirmany dup fallocate fcntl fiemap file-ioctl filename flock fstat getdent hdd \
@@ -288,10 +289,10 @@ fn stressors_of_file_systems_find_no_fault_in_a_share() {
         return;
     }
     let lab = lab();
-    for (kernel, on) in [("6.12", "/work"), ("6.1", "/never")] {
+    for kernel in ["6.12", "6.1"] {
         let mut guest = Debian::boot(&lab, "small", kernel, "--cpus 2 --mem 512");
-        let said = guest.does("stressors", &format!("cd {on}; {STRESS}"));
-        println!("Linux {kernel}, {on}: {said}");
+        let said = guest.does("stressors", &format!("cd /work; {STRESS}"));
+        println!("Linux {kernel}: {said}");
         assert!(!said.contains("fail") && said.ends_with("s"), "{said}");
         guest.guest.has_no_splat();
         guest.guest.kill();
