@@ -81,7 +81,10 @@ fn verbs_at_once_do_their_work_or_say_why_not() {
         let [saved, ..] = threads.map(|thread| thread.join().unwrap());
         saved
     });
-    assert!(!saved.is_empty());
+    // On a busy host all of them may have met another verb.
+    let last = ["save", "vm0", "last", "--keep-running", "--with-disks"];
+    assert!(try_verb(&bench, &last));
+    let saved: Vec<String> = ["last".to_owned()].into_iter().chain(saved).collect();
     assert_eq!(bench.host.json(&["info", "vm0", "--json"])["state"], "running");
     let now = vmm::count(&machine.stdout.bytes(), "at=");
     machine.expect("at=", now + 2);

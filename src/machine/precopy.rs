@@ -403,7 +403,11 @@ impl<'a> Copy<'a> {
         let pause_begin = Instant::now();
         let pause = Pause { _hold: Hold::begin(controls, limit)?, begin: pause_begin };
         // First, so that pages which this writes are copied, too.
-        let parts = controls.ask_to_save(copied)?;
+        let parts = controls.ask_to_save(copied).map_err(|error| match error {
+            // It was paused here, and somebody has let it go on since.
+            SaveError::NotPaused => SaveError::Resumed,
+            error => error,
+        })?;
         if !Arc::ptr_eq(&parts.ram, &ram) {
             return Err(SaveError::Reset);
         }

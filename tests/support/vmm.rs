@@ -125,14 +125,21 @@ pub(crate) fn until_connected(socket: &Path, clients: usize) {
     }
 }
 
-/// Waits until a verb that is connected has asked, too: it waits in a system call that reads.
+/// Waits until a verb that is connected has asked, too: it waits in a system call that reads from a socket.
 #[track_caller]
 pub(crate) fn until_it_listens(verb: u32) {
     let begun = Instant::now();
     let reads = || {
         let call = std::fs::read_to_string(format!("/proc/{verb}/syscall")).unwrap();
-        let number = call.split_whitespace().next().and_then(|number| number.parse().ok());
-        matches!(number, Some(libc::SYS_read | libc::SYS_recvfrom))
+        // Number and arguments.
+        let mut words = call.split_whitespace();
+        let number = words.next().and_then(|number| number.parse().ok());
+        let from = words.next().and_then(|fd| u32::from_str_radix(fd.trim_start_matches("0x"), 16).ok());
+        let is_socket = |fd| {
+            let open = std::fs::read_link(format!("/proc/{verb}/fd/{fd}"));
+            open.is_ok_and(|open| open.to_string_lossy().starts_with("socket:"))
+        };
+        matches!(number, Some(libc::SYS_read | libc::SYS_recvfrom)) && from.is_some_and(is_socket)
     };
     while !reads() {
         assert!(begun.elapsed() < LIMIT, "it does not read");
