@@ -53,11 +53,7 @@ impl Share {
     ) -> Answer<Entry> {
         let mut stat = stat_at(folder, name.bytes()).map_err(errno)?;
         let slot = self.nodes.intern(parent, name.bytes(), self.folder.identify(&stat), true)?;
-        let done = match with {
-            Some((owned, _)) if self.keeps_owners() => self.keep_override(slot, owned),
-            _ => Ok(()),
-        };
-        let done = done.and_then(|()| {
+        let done = with.map_or(Ok(()), |(owned, _)| self.keep_override(slot, owned)).and_then(|()| {
             if let Some((_, Some(mode))) = with {
                 self.set_mode(slot, None, mode)?;
                 stat = self.stat(slot)?;
@@ -267,8 +263,9 @@ impl FileSystem for Share {
         let slot = self.nodes.slot(node)?;
         let file = self.open_as_may_be(slot, mode)?;
         let handle = self.opened(file, slot, mode, false)?;
-        let emptied = if mode.truncate { self.empty(slot, handle, mode) } else { Ok(()) };
-        emptied.inspect_err(|_| self.release(handle))?;
+        if mode.truncate {
+            self.empty(slot, handle, mode).inspect_err(|_| self.release(handle))?;
+        }
         Ok(handle)
     }
 
@@ -296,7 +293,7 @@ impl FileSystem for Share {
             // It is there, and usable, whatever comes of this.
             let _ = rustix::fs::fchmod(&file, Mode::from_raw_mode(given));
         }
-        let stat = stat_of(&file).map_err(errno)?;
+        let mut stat = stat_of(&file).map_err(errno)?;
         let slot = self.nodes.intern(parent, name.bytes(), self.folder.identify(&stat), is_new)?;
         let handle = match self.opened(file, slot, mode, false) {
             Ok(handle) => handle,
@@ -305,19 +302,15 @@ impl FileSystem for Share {
                 return Err(error);
             }
         };
-        let done = if is_new && self.keeps_owners() {
+        let done = if is_new {
             self.keep_override(slot, owned)
-        } else if !is_new && mode.truncate {
-            self.empty(slot, handle, mode)
+        } else if mode.truncate {
+            let emptied = self.empty(slot, handle, mode).and_then(|()| self.handles.fd(handle));
+            emptied.and_then(|file| stat_of(file).map_err(errno)).map(|after| stat = after)
         } else {
             Ok(())
         };
-        let entry = done.and_then(|()| match is_new {
-            true => self.entry(slot, &stat),
-            false => {
-                stat_of(self.handles.fd(handle)?).map_err(errno).and_then(|stat| self.entry(slot, &stat))
-            }
-        });
+        let entry = done.and_then(|()| self.entry(slot, &stat));
         entry.map(|entry| (entry, handle)).inspect_err(|_| {
             self.release(handle);
             if is_new {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, ResolveFlags, Statx};
 use virtio::fs::{Answer, Errno};
 
-use super::attributes::{stat_at, stat_of};
+use super::attributes::{Identity, stat_at, stat_of};
 use super::errno;
 use super::nodes::{ROOT, Slot};
 use super::{Share, SharedFolder};
@@ -63,11 +63,7 @@ impl Share {
             opened => opened,
         };
         let opened = opened.map_err(gone)?;
-        let stat = stat_of(&opened).map_err(errno)?;
-        if self.folder.identify(&stat) != identity {
-            return Err(Errno::STALE);
-        }
-        self.may_use(&opened, &stat)?;
+        self.known_stat(&opened, identity)?;
         let opened = Arc::new(opened);
         self.nodes.keep_open(slot, opened.clone());
         Ok(opened)
@@ -89,12 +85,18 @@ impl Share {
         let identity = self.nodes.get(slot)?.identity;
         let (folder, name) = self.place(slot)?;
         let file = open_beneath(&folder, &name, OFlags::PATH, Mode::empty()).map_err(gone)?;
-        let stat = stat_of(&file).map_err(errno)?;
+        let stat = self.known_stat(&file, identity)?;
+        Ok((file, stat))
+    }
+
+    /// The attributes of what was opened by a name, which must be the file that had it, and one that the guest may use.
+    fn known_stat(&self, opened: &OwnedFd, identity: Identity) -> Answer<Statx> {
+        let stat = stat_of(opened).map_err(errno)?;
         if self.folder.identify(&stat) != identity {
             return Err(Errno::STALE);
         }
-        self.may_use(&file, &stat)?;
-        Ok((file, stat))
+        self.may_use(opened, &stat)?;
+        Ok(stat)
     }
 
     /// Where a file has its name still.

@@ -93,8 +93,12 @@ impl Nodes {
 
     /// Refuses a longer name if there is no room for it.
     pub(super) fn may_rename(&self, before: &[u8], name: &[u8]) -> Answer<()> {
-        let names = self.names + name.len().saturating_sub(before.len());
-        if names <= self.limits.names + Name::MAX { Ok(()) } else { Err(Errno::NFILE) }
+        if self.has_room_for(name.len().saturating_sub(before.len())) { Ok(()) } else { Err(Errno::NFILE) }
+    }
+
+    /// Whether names that are known may have so many bytes more.
+    fn has_room_for(&self, more: usize) -> bool {
+        self.names + more <= self.limits.names + Name::MAX
     }
 
     pub(super) fn most_open(&self) -> usize {
@@ -182,9 +186,9 @@ impl Nodes {
         if slot == ROOT || slot == parent || (file.parent == parent && *file.name == *name) {
             return;
         }
-        let before = file.name.len();
+        let more = name.len().saturating_sub(file.name.len());
         // Found under a longer name that there is no room for: the one before is as true as it was.
-        if name.len() > before && self.names + name.len() - before > self.limits.names + Name::MAX {
+        if more > 0 && !self.has_room_for(more) {
             return;
         }
         let Ok(file) = self.get_mut(slot) else { return };

@@ -61,7 +61,7 @@ impl Share {
         is_folder: bool,
     ) -> Override {
         let owned = Override { uid: caller.uid, gid: caller.gid, mode };
-        match if self.keeps_owners() { self.kept(parent) } else { Ok(None) } {
+        match self.kept(parent) {
             Ok(Some(Override { gid, mode: of, .. })) if of & SET_GROUP != 0 => {
                 Override { gid, mode: if is_folder { mode | SET_GROUP } else { mode }, ..owned }
             }
@@ -69,11 +69,14 @@ impl Share {
         }
     }
 
-    /// What is kept of a file's owner.
+    /// What is kept of a file's owner; nothing where owners are not kept.
     ///
     /// # Errors
     /// The host does not say.
     pub(super) fn kept(&mut self, slot: Slot) -> Answer<Option<Override>> {
+        if !self.keeps_owners() {
+            return Ok(None);
+        }
         let mut text = [0; 64];
         match self.attributes(slot)?.get(NAME, &mut text) {
             Ok(len) => Ok(text.get(..len).and_then(Override::parse)),
@@ -86,14 +89,14 @@ impl Share {
     pub(super) fn override_of(&mut self, slot: Slot, stat: &Statx) -> Option<Override> {
         let kind = u32::from(stat.stx_mode) & KIND;
         // The host keeps attributes of users on these only.
-        if self.folder.options.owner != ShareOwner::Xattr || !matches!(kind, FILE | FOLDER) {
-            return None;
-        }
-        self.kept(slot).ok().flatten()
+        if matches!(kind, FILE | FOLDER) { self.kept(slot).ok().flatten() } else { None }
     }
 
     /// Keeps them; nothing where owners are not kept.
     pub(super) fn keep_override(&mut self, slot: Slot, owned: Override) -> Answer<()> {
+        if !self.keeps_owners() {
+            return Ok(());
+        }
         let kept = self.attributes(slot)?.set(NAME, owned.text().as_bytes(), XattrFlags::empty());
         match kept {
             // Links, FIFOs and sockets have none.

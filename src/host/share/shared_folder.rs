@@ -6,10 +6,11 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Access, Mode, OFlags, ResolveFlags};
-use virtio::fs::Caching;
+use rustix::fs::{Access, Mode, OFlags};
+use virtio::fs::{Caching, Errno};
 
 use super::attributes::{Identity, stat_of};
+use super::folders::open_beneath;
 use super::mounts::{is_kernels, keeps_births};
 use super::owners::proc_path;
 use super::sys;
@@ -152,11 +153,10 @@ impl SharedFolder {
         let told = |error: rustix::io::Errno| told(path, error.into());
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(told)?;
         // What every look-up goes by: a guest that hears ENOSYS never asks again.
-        let resolve = ResolveFlags::BENEATH;
-        match rustix::fs::openat2(&root, c".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        match open_beneath(&root, b".", OFlags::PATH, Mode::empty()) {
             Ok(_) => {}
-            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => return Err(ShareError::NoOpenat2),
-            Err(error) => return Err(told(error)),
+            Err(Errno::NOTSUP | Errno::PERM) => return Err(ShareError::NoOpenat2),
+            Err(error) => return Err(told(rustix::io::Errno::from_raw_os_error(error.raw()))),
         }
         if rustix::fs::access(proc_path(&root, None).as_slice(), Access::EXISTS).is_err() {
             return Err(ShareError::NoProc);

@@ -76,7 +76,7 @@ pub(super) fn copy(from: (Arc<OwnedFd>, u64), to: (Arc<OwnedFd>, u64), len: u64)
                 // The guest hears of the error when it goes on from there.
                 Err(_) if copied > 0 => break,
                 // The guest copies by reading and writing then.
-                Err(rustix::io::Errno::XDEV | rustix::io::Errno::NOSYS) => return Err(Errno::NOTSUP),
+                Err(rustix::io::Errno::XDEV) => return Err(Errno::NOTSUP),
                 Err(error) => return Err(errno(error)),
             }
         }
