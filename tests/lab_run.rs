@@ -353,15 +353,16 @@ fn command_has_its_environment_its_folder_and_its_files_come_out() {
 #[test]
 fn programs_of_this_host_work_on_a_folder_of_it_and_change_nothing_else() {
     let out = shell(
-        r#"mkdir -p work data; echo before >work/source; echo data >data/file; mkdir -p /etc; echo host >/etc/own; rm -f /etc/new /new
+        r#"mkdir -p work data; echo before >work/source; echo data >data/file; mkdir -p /etc; echo host >/etc/own; rm -f /etc/new /new; mkdir -p /etc/lower
          run --root / --volume ./work:/work --volume ./data:/mnt/data:ro --workdir /work -- sh -c '
              pwd; cat source /mnt/data/file /etc/own; echo built >result; mkdir sub; mv source sub/moved
              echo changed >/etc/own; echo new >/etc/new; cat /etc/own; rm /etc/own && mkdir /new && echo layer
+             number=$(stat -c %i /etc/lower); mv /etc/lower /etc/upper; [ $number = $(stat -c %i /etc/upper) ] && echo renamed
              echo x >/mnt/data/file || echo read-only; ls -A /tmp | wc -l; ls /run; test -d /proc/self && test -c /dev/null && test -d /sys/class && echo there
              echo out; exit 3'
-         echo "status $?"; cat work/result work/sub/moved data/file /etc/own; stat -c %u work/result; ls /etc/new /new; rm -r work data"#,
+         echo "status $?"; cat work/result work/sub/moved data/file /etc/own; stat -c %u work/result; ls /etc/new /new; rm -r work data; rmdir /etc/lower"#,
     );
-    let expected = "/work\nbefore\ndata\nhost\nchanged\nlayer\nread-only\n0\nminivmm\nthere\nout\nstatus 3\nbuilt\nbefore\ndata\nhost\n0\n";
+    let expected = "/work\nbefore\ndata\nhost\nchanged\nlayer\nrenamed\nread-only\n0\nminivmm\nthere\nout\nstatus 3\nbuilt\nbefore\ndata\nhost\n0\n";
     assert_eq!(out.text(), expected, "{}", out.err_text());
 }
 
@@ -372,8 +373,9 @@ fn folder_as_root_can_be_written_to_and_two_runs_have_it_at_once() {
          run --root-rw --root tree -- sh -c 'echo one >/one; mkdir /kept' & run --root tree -- sh -c 'echo mine >/own; read -r line </own; echo $line'
          wait; ls tree; cat tree/one
          mkdir tree/etc; ln -s ../run/resolver/stub.conf tree/etc/resolv.conf
-         run --root-rw --root tree --net user --volume tree/kept:/deep/er -w /deep/er -- sh -c 'echo two >two
-             busybox cat /etc/resolv.conf; busybox ip route | busybox grep -o default.via.10.0.2.2'; cat tree/kept/two; test -e tree/etc/resolv.conf || echo a link; rm -r tree"#,
+         echo '#!/bin/sh
+             echo two >two; busybox cat /etc/resolv.conf; busybox ip route | busybox grep -o default.via.10.0.2.2' >tree/bin/date; chmod +x tree/bin/date
+         run --root-rw --root tree --net user --volume tree/kept:/deep/er -w /deep/er -- date; cat tree/kept/two; test -e tree/etc/resolv.conf || echo a link; rm -r tree"#,
     );
     let text = out.text();
     assert!(

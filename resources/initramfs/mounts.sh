@@ -7,7 +7,7 @@ if [ -n "$root" ]; then
         echo "minivmm-root $own/tree virtiofs ro
 layer $own/layer tmpfs mode=755" >$own/fstab
         mounts $own/fstab && $b mkdir $own/layer/upper $own/layer/work &&
-            $b mount -t overlay -o lowerdir=$own/tree,upperdir=$own/layer/upper,workdir=$own/layer/work root $own/root
+            $b mount -t overlay -o redirect_dir=on,lowerdir=$own/tree,upperdir=$own/layer/upper,workdir=$own/layer/work root $own/root
     fi || fail "the directory of --root cannot be mounted: this kernel lacks the driver virtiofs, or overlay"
     cd $own/root
     for folder in dev proc sys tmp run; do

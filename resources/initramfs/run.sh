@@ -144,12 +144,12 @@ nodir() {
 }
 if [ -n "$root" ] && [ -n "$workdir" ]; then
     $in test -d "$workdir" || nodir
-    set -- $in sh -c 'cd "$0" && exec "$@"' "$workdir" "$@"
-elif [ -n "$root" ]; then
-    set -- $b chroot . "$@"
 elif [ -n "$workdir" ]; then
     cd "$workdir" 2>/dev/null || nodir
+    workdir=
 fi
+# Without busybox this is the guest's own shell, which begins what is in PATH.
+[ -z "$b" ] || set -- $in sh $own/command "$workdir" "$@"
 # Its terminal is the second console, of which the host says the size, in further lines as well. Open for as long as it lasts: a
 # terminal that is closed forgets its size.
 if [ "$terminal" = 1 ]; then

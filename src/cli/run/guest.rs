@@ -27,6 +27,8 @@ use crate::spec::Spec;
 const INIT: &str = include_str!("../../../resources/initramfs/run.sh");
 /// What it reads if there are shares.
 const MOUNTS: &str = include_str!("../../../resources/initramfs/mounts.sh");
+/// What becomes the command.
+const COMMAND: &str = include_str!("../../../resources/initramfs/command.sh");
 /// The folder for our files in the guest; resources/initramfs/run.sh has the same name.
 const PRIVATE_FOLDER: &str = ".minivmm";
 
@@ -125,6 +127,7 @@ pub(super) fn initramfs(
     };
     put("init", 0o755, shell.init(&network(spec), args, root, !shares.is_empty()).into_bytes())?;
     put("reseed", 0o755, reseed::program())?;
+    put("command", 0o644, bare(COMMAND).into_bytes())?;
     let order: String = modules.iter().map(|module| format!("{}\n", module.file)).collect();
     put("modules", 0o644, order.into_bytes())?;
     if root.is_mounted() || !shares.is_empty() {
@@ -427,6 +430,42 @@ mod tests {
         let (_folder, host) = tree(&[("/boot/config", "x")]);
         let error = newest_kernel(&host).unwrap_err().to_string();
         assert!(error.contains("has none") && error.contains("--kernel FILE"), "{error}");
+    }
+
+    /// Runs the script that becomes a command in a folder with two of its own; what it printed, and its status.
+    fn becomes(words: &[&str]) -> (String, Option<i32>) {
+        let folder = tempfile::tempdir().unwrap();
+        let busybox = busybox::find(&std::env::var("PATH").unwrap()).unwrap();
+        let put = |name: &str, mode: u32, content: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        };
+        let own = format!("#!{} sh\necho \"own $0 $*\"\n", busybox.display());
+        put("command", 0o600, &bare(COMMAND));
+        fs::create_dir(folder.path().join("a")).unwrap();
+        put("a/date", 0o700, &own);
+        put("a/tar", 0o600, "");
+        let mut command = Command::new(&busybox);
+        command.arg("sh").arg(folder.path().join("command")).args(words).env_clear();
+        let out = command.current_dir(folder.path()).env("PATH", "none:a").output().unwrap();
+        let said = String::from_utf8(out.stdout).unwrap() + &String::from_utf8(out.stderr).unwrap();
+        (said, out.status.code())
+    }
+
+    #[test]
+    fn command_is_the_program_in_path_and_no_applet_of_busybox() {
+        assert_eq!(becomes(&["", "date", "a b", ""]), ("own a/date a b \n".into(), Some(0)));
+        assert_eq!(becomes(&["a", "./date"]), ("own ./date \n".into(), Some(0)));
+        let (said, status) = becomes(&["", "tar", "--help"]);
+        assert!(said.contains("tar cannot be executed") && status == Some(126), "{said} {status:?}");
+        for missing in ["ls", ""] {
+            let (said, status) = becomes(&["", missing]);
+            assert!(said.ends_with(&format!("{missing}: not found\n")) && status == Some(127), "{said}");
+        }
+        // No variable of the script is the command's.
+        let (said, _) = becomes(&["", "/usr/bin/env"]);
+        assert!(!said.contains("minivmm_"), "{said}");
     }
 
     #[test]

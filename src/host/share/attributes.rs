@@ -16,6 +16,8 @@ pub(super) const FILE: u32 = 0o100_000;
 pub(super) const LINK: u32 = 0o120_000;
 /// Set-user-id and set-group-id.
 pub(super) const PRIVILEGES: u32 = 0o6000;
+/// Of a folder: what is made in it has its group (inode(7)).
+pub(super) const SET_GROUP: u32 = 0o2000;
 /// The owner that the guest sees of files of others: `nobody`.
 const NOBODY: u32 = 65534;
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use virtio::fs::{Answer, Change, Errno, OpenMode, SetTime};
 
-use super::attributes::{KIND, LINK, PRIVILEGES, stat_of};
+use super::attributes::{KIND, LINK, PRIVILEGES, SET_GROUP, stat_of};
 use super::nodes::{ROOT, Slot};
 use super::owners::{Override, proc_path};
 use super::{Share, errno};
@@ -16,7 +16,12 @@ use super::{Share, errno};
 impl Share {
     pub(super) fn set_mode(&mut self, slot: Slot, handle: Option<&Arc<OwnedFd>>, mode: u32) -> Answer<()> {
         let identity = self.nodes.get(slot)?.identity;
-        let mode = Mode::from_raw_mode(self.permissions(mode, identity.is_folder()));
+        // A set-group-id folder of the host's stays one as long as the guest does not take that from it: it gives no rights.
+        let passes_group = identity.is_folder()
+            && mode & SET_GROUP != 0
+            && u32::from(self.stat(slot)?.stx_mode) & SET_GROUP != 0;
+        let kept = if passes_group { SET_GROUP } else { 0 };
+        let mode = Mode::from_raw_mode(self.permissions(mode, identity.is_folder()) | kept);
         if let Some(open) = handle.cloned().or_else(|| self.any_open(slot)) {
             return rustix::fs::fchmod(open, mode).map_err(errno);
         }

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use devices::component::StateError;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, SeekFrom, Statx};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, RenameFlags, SeekFrom, Statx};
 use serde_json::Value;
 use virtio::fs::{
     Answer, Attr, Caching, Caller, Change, Entry, Errno, FileSystem, Handle, Listing, Lock, LockKind, Name,
@@ -15,11 +15,11 @@ use virtio::fs::{
 };
 use virtio::memory::{Memory, Segment};
 
-use super::attributes::{LINK, stat_at, stat_of};
-use super::folders::{gone, open_beneath};
+use super::attributes::{LINK, SET_GROUP, stat_at, stat_of};
+use super::folders::gone;
 use super::nodes::Slot;
 use super::owners::{Override, proc_path};
-use super::{Share, errno, space};
+use super::{Share, errno, space, sys};
 
 /// Longest text of a link that the host can have, and one more.
 const LINK_TEXT: usize = 4096;
@@ -55,7 +55,8 @@ impl Share {
         let slot = self.nodes.intern(parent, name.bytes(), self.folder.identify(&stat), true)?;
         let done = with.map_or(Ok(()), |(owned, _)| self.keep_override(slot, owned)).and_then(|()| {
             if let Some((_, Some(mode))) = with {
-                self.set_mode(slot, None, mode)?;
+                // Of a folder that had a set-group-id one to be made in, it is the host's.
+                self.set_mode(slot, None, mode | u32::from(stat.stx_mode) & SET_GROUP)?;
                 stat = self.stat(slot)?;
             }
             self.entry(slot, &stat)
@@ -82,7 +83,7 @@ impl Share {
         if mode.drops_privileges {
             self.drop_privileges(slot, Some(&file))?;
         }
-        rustix::fs::ftruncate(file, 0).map_err(errno)
+        self.set_size(slot, mode.write.then_some(&file), 0)
     }
 
     /// Permissions on the host of something new. The bits that give rights on the host are left out, and with
@@ -158,7 +159,11 @@ impl FileSystem for Share {
             self.drop_privileges(slot, handle.as_ref())?;
         }
         if change.atime.is_some() || change.mtime.is_some() {
-            self.set_times(slot, handle.as_ref(), change)?;
+            match self.set_times(slot, handle.as_ref(), change) {
+                // A guest that collects writes says when it did so last before it closes: not everybody who may write may say that.
+                Err(Errno::PERM) if self.collects_writes && handle.is_some() && change.atime.is_none() => {}
+                set => set?,
+            }
         }
         self.attr_of(slot)
     }
@@ -261,7 +266,7 @@ impl FileSystem for Share {
         }
         self.may_open()?;
         let slot = self.nodes.slot(node)?;
-        let file = self.open_as_may_be(slot, mode)?;
+        let file = self.open_node(slot, mode)?;
         let handle = self.opened(file, slot, mode, false)?;
         if mode.truncate {
             self.empty(slot, handle, mode).inspect_err(|_| self.release(handle))?;
@@ -284,11 +289,7 @@ impl FileSystem for Share {
         let folder = self.folder(parent)?;
         let given = self.permissions(permissions, false);
         let owned = self.owner_of_new(parent, caller, permissions, false);
-        let flags = self.flags(mode) | OFlags::CREATE | OFlags::EXCL;
-        let (file, is_new) = match open_beneath(&folder, name.bytes(), flags, Mode::from_raw_mode(given)) {
-            Err(Errno::EXIST) if !mode.exclusive => (self.open_found(&folder, name.bytes(), mode)?, false),
-            file => (file?, true),
-        };
+        let (file, is_new) = self.make_or_open(&folder, name.bytes(), mode, given)?;
         if is_new && given & self.folder.umask != 0 {
             // It is there, and usable, whatever comes of this.
             let _ = rustix::fs::fchmod(&file, Mode::from_raw_mode(given));
@@ -450,8 +451,17 @@ impl FileSystem for Share {
         if self.has_locks() { self.find_conflict(lock) } else { Err(Errno::NOSYS) }
     }
 
-    fn closed(&mut self, handle: Handle, owner: u64) -> Answer<()> {
-        if self.has_locks() { self.close_owner(handle, owner) } else { Err(Errno::NOSYS) }
+    fn closed(&mut self, handle: Handle, owner: u64) -> Answer<Option<Work>> {
+        if self.has_locks() {
+            self.close_owner(handle, owner)?;
+        } else if !self.folder.tells_at_close {
+            return Err(Errno::NOSYS);
+        }
+        if !self.folder.tells_at_close {
+            return Ok(None);
+        }
+        let file = self.handles.fd(handle)?;
+        Ok(Some(Work::sync(move || sys::closed(&file))))
     }
 
     fn reacquire_locks(&mut self, is_last: bool) -> usize {

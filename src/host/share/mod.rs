@@ -14,6 +14,7 @@ mod changes;
 mod files;
 mod folders;
 mod handles;
+mod known;
 mod listing;
 mod locks;
 mod mounts;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 
 use virtio::fs::{Answer, Errno, FileSystem};
 
+pub(crate) use known::Known;
 pub use shared_folder::ShareError;
 pub(crate) use shared_folder::SharedFolder;
 

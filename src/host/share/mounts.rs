@@ -35,6 +35,17 @@ const KERNELS: [u64; 22] = [
     0x6759_6969, // rpc_pipefs
     0xabba_1974, // xenfs
 ];
+/// Those that tell at close(2) what became of writes.
+const TELL_AT_CLOSE: [u64; 8] = [
+    0x0000_6969, // nfs
+    0xff53_4d42, // cifs
+    0xfe53_4d42, // smb2
+    0x0000_517b, // smb
+    0x0102_1997, // 9p
+    0x00c3_6400, // ceph
+    0x5346_414f, // afs
+    0x6573_5546, // fuse
+];
 const OVERLAYFS: u64 = 0x794c_7630;
 
 /// Whether a file system of this number is the kernel's own.
@@ -46,6 +57,11 @@ pub(super) fn is_kernels(magic: u64) -> bool {
 /// been changed.
 pub(super) fn keeps_births(magic: u64) -> bool {
     magic != OVERLAYFS
+}
+
+/// Whether a file system of this number tells at close(2) only what became of writes.
+pub(super) fn tells_at_close(magic: u64) -> bool {
+    TELL_AT_CLOSE.contains(&magic)
 }
 
 impl Share {

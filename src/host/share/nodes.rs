@@ -10,12 +10,9 @@ use std::sync::Arc;
 use virtio::fs::{Answer, Errno, Name, Node};
 
 use super::attributes::Identity;
+use super::known::{Known, MOST_NAMES, MOST_NODES};
 use super::shared_folder::{Limits, SharedFolder};
 
-/// Most nodes of all shares of a machine, some 200 bytes each and their names.
-pub(super) const MOST_NODES: usize = 1 << 20;
-/// Most bytes of their names.
-pub(super) const MOST_NAMES: usize = 64 << 20;
 /// Deepest folder, from the shared one on. What the host's moves make of the table may be a circle.
 const MOST_DEPTH: usize = 4096;
 
@@ -60,6 +57,8 @@ pub(super) struct Nodes {
     pub(super) open: std::collections::VecDeque<Slot>,
     /// Bytes of all names.
     names: usize,
+    /// With those of the machine's other shares.
+    together: Arc<Known>,
     pub(super) limits: Limits,
 }
 
@@ -71,6 +70,7 @@ impl Nodes {
             known: HashMap::new(),
             open: std::collections::VecDeque::new(),
             names: 0,
+            together: folder.known.clone(),
             limits: folder.limits,
         };
         nodes.places.push(Place::default());
@@ -81,24 +81,26 @@ impl Nodes {
     }
 
     /// How many there are besides the root.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.places.len() - 2 - self.free.len()
     }
 
     /// Refuses to know more than there may be.
     pub(super) fn may_grow(&self) -> Answer<()> {
-        let has_room = self.len() < self.limits.nodes && self.names < self.limits.names;
+        let has_room = self.together.nodes() < self.limits.nodes && self.together.names() < self.limits.names;
         if has_room { Ok(()) } else { Err(Errno::NFILE) }
     }
 
-    /// Refuses a longer name if there is no room for it.
+    /// Refuses a longer name if there is no room for it. A restored share may have more than it may have now.
     pub(super) fn may_rename(&self, before: &[u8], name: &[u8]) -> Answer<()> {
-        if self.has_room_for(name.len().saturating_sub(before.len())) { Ok(()) } else { Err(Errno::NFILE) }
+        let more = name.len().saturating_sub(before.len());
+        if more == 0 || self.has_room_for(more) { Ok(()) } else { Err(Errno::NFILE) }
     }
 
     /// Whether names that are known may have so many bytes more.
     fn has_room_for(&self, more: usize) -> bool {
-        self.names + more <= self.limits.names + Name::MAX
+        self.together.names() + more <= self.limits.names + Name::MAX
     }
 
     pub(super) fn most_open(&self) -> usize {
@@ -169,7 +171,7 @@ impl Nodes {
     /// Puts a file into an empty slot.
     fn put(&mut self, slot: Slot, file: File) {
         let (parent, key) = (file.parent, (file.identity.device, file.identity.ino));
-        self.names += file.name.len();
+        self.count(file.name.len());
         if let Ok(parent) = self.get_mut(parent) {
             parent.children += 1;
         }
@@ -177,6 +179,12 @@ impl Nodes {
             place.file = Some(Box::new(file));
         }
         self.known.insert(key, slot);
+    }
+
+    /// One more has a name of this length.
+    fn count(&mut self, name: usize) {
+        self.names += name;
+        self.together.add(1, name);
     }
 
     /// A node has this name from now on.
@@ -195,6 +203,8 @@ impl Nodes {
         let before = std::mem::replace(&mut file.name, name.into());
         let old = std::mem::replace(&mut file.parent, parent);
         self.names = self.names + name.len() - before.len();
+        self.together.add(0, name.len());
+        self.together.remove(0, before.len());
         if old != parent {
             if let Ok(parent) = self.get_mut(parent) {
                 parent.children += 1;
@@ -235,6 +245,7 @@ impl Nodes {
             let (parent, key) = (file.parent, (file.identity.device, file.identity.ino));
             let (len, has_folder) = (file.name.len(), file.folder.is_some());
             self.names -= len;
+            self.together.remove(1, len);
             if has_folder {
                 self.open.retain(|open| *open != slot);
             }
@@ -313,6 +324,14 @@ impl Nodes {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        let known = self.places.iter().filter(|place| place.file.is_some()).count();
+        // The root was not counted.
+        self.together.remove(known.saturating_sub(1), self.names);
     }
 }
 

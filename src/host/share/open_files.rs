@@ -13,6 +13,9 @@ use super::nodes::Slot;
 use super::owners::proc_path;
 use super::{Share, errno};
 
+/// How often a file is made or opened while another side removes and makes it.
+const MOST_ATTEMPTS: usize = 8;
+
 impl Share {
     /// The attributes of a descriptor, which must be of a file that the guest may use.
     fn usable_file(&self, file: &OwnedFd) -> Answer<Statx> {
@@ -29,21 +32,48 @@ impl Share {
         self.opened_anew(&found, mode)
     }
 
-    /// Opens what a descriptor is of once more, by the kernel's link to it.
-    fn opened_anew(&self, open: &OwnedFd, mode: OpenMode) -> Answer<OwnedFd> {
-        // One that somebody of the host has a lease on is not waited for.
-        let flags = self.flags(mode) | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        rustix::fs::open(proc_path(open, None).as_slice(), flags, Mode::empty()).map_err(errno)
+    /// Makes a file, or opens the one that has its name; whether it is new.
+    pub(super) fn make_or_open(
+        &self,
+        folder: &OwnedFd,
+        name: &[u8],
+        mode: OpenMode,
+        permissions: u32,
+    ) -> Answer<(OwnedFd, bool)> {
+        // Another side may remove it between the two, and make it again.
+        for _ in 0..MOST_ATTEMPTS {
+            let flags = flags(self.with_reading(mode)) | OFlags::CREATE | OFlags::EXCL;
+            match open_beneath(folder, name, flags, Mode::from_raw_mode(permissions)) {
+                Err(Errno::EXIST) if !mode.exclusive => {}
+                made => return Ok((made?, true)),
+            }
+            match self.open_found(folder, name, mode) {
+                Err(Errno::NOENT) => {}
+                found => return Ok((found?, false)),
+            }
+        }
+        Err(Errno::NOENT)
     }
 
-    pub(super) fn flags(&self, mode: OpenMode) -> OFlags {
-        let access = match (mode.read || self.collects_writes, mode.write) {
-            (_, false) => OFlags::RDONLY,
-            (false, true) => OFlags::WRONLY,
-            (true, true) => OFlags::RDWR,
+    /// Opens what a descriptor is of once more, by the kernel's link to it.
+    fn opened_anew(&self, open: &OwnedFd, mode: OpenMode) -> Answer<OwnedFd> {
+        let path = proc_path(open, None);
+        // One that somebody of the host has a lease on is not waited for.
+        let by = |mode| {
+            rustix::fs::open(path.as_slice(), flags(mode) | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+                .map_err(errno)
         };
-        // Never O_APPEND: each write says by itself where it goes, and pages of a mapping have their places.
-        access | if mode.sync { OFlags::SYNC } else { OFlags::empty() }
+        let also_read = self.with_reading(mode);
+        match by(also_read) {
+            // The guest's user need not be allowed to.
+            Err(Errno::ACCES) if also_read != mode => by(mode),
+            file => file,
+        }
+    }
+
+    /// A guest that collects writes reads what it writes to.
+    fn with_reading(&self, mode: OpenMode) -> OpenMode {
+        OpenMode { read: mode.read || self.collects_writes, ..mode }
     }
 
     /// A number for an open file or folder of `node`.
@@ -74,17 +104,21 @@ impl Share {
         }
     }
 
-    /// The same, but a guest that collects writes reads too, which its user need not be allowed to.
-    pub(super) fn open_as_may_be(&mut self, slot: Slot, mode: OpenMode) -> Answer<OwnedFd> {
-        match self.open_node(slot, mode) {
-            Err(Errno::ACCES) if mode.write && !mode.read && self.collects_writes => {
-                self.collects_writes = false;
-                let file = self.open_node(slot, mode);
-                self.collects_writes = true;
-                file
-            }
-            file => file,
+    /// The same of one whose permissions have forbidden it since it was opened, or did from its start. Its owner lets itself for a moment.
+    pub(super) fn open_as_owner(&mut self, slot: Slot, mode: OpenMode) -> Answer<OwnedFd> {
+        let (file, stat) = self.known_file(slot)?;
+        let permit = |bits: u32| {
+            let mode = Mode::from_raw_mode(bits & 0o7777);
+            rustix::fs::chmod(proc_path(&file, None).as_slice(), mode).map_err(errno)
+        };
+        let bits = u32::from(stat.stx_mode);
+        if bits & KIND != FILE {
+            return Err(Errno::ACCES);
         }
+        permit(bits | 0o600)?;
+        let opened = self.opened_anew(&file, mode);
+        permit(bits)?;
+        opened
     }
 
     /// Opens a file without a name that the guest has open, by the kernel's link to that open file.
@@ -100,4 +134,14 @@ impl Share {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         open_beneath(folder, b".", flags, Mode::empty())
     }
+}
+
+fn flags(mode: OpenMode) -> OFlags {
+    let access = match (mode.read, mode.write) {
+        (_, false) => OFlags::RDONLY,
+        (false, true) => OFlags::WRONLY,
+        (true, true) => OFlags::RDWR,
+    };
+    // Never O_APPEND: each write says by itself where it goes, and pages of a mapping have their places.
+    access | if mode.sync { OFlags::SYNC } else { OFlags::empty() }
 }

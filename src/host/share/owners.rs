@@ -6,16 +6,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{Statx, XattrFlags};
 use virtio::fs::{Answer, Caller};
 
-use super::attributes::{FILE, FOLDER, KIND};
+use super::attributes::{FILE, FOLDER, KIND, SET_GROUP};
 use super::nodes::Slot;
 use super::{Share, errno};
 use crate::spec::ShareOwner;
 
 /// Name of the attribute, which the guest does not see.
 pub(super) const NAME: &[u8] = b"user.containers.override_stat";
-
-/// The set-group-id bit.
-const SET_GROUP: u32 = 0o2000;
 
 /// Owner, group and permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

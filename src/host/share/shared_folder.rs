@@ -11,7 +11,8 @@ use virtio::fs::{Caching, Errno};
 
 use super::attributes::{Identity, stat_of};
 use super::folders::open_beneath;
-use super::mounts::{is_kernels, keeps_births};
+use super::known::{Known, MOST_NAMES, MOST_NODES};
+use super::mounts::{is_kernels, keeps_births, tells_at_close};
 use super::owners::proc_path;
 use super::sys;
 use crate::host::file_system::magic;
@@ -111,6 +112,10 @@ pub(crate) struct SharedFolder {
     pub(super) umask: u32,
     /// Its file system knows for ever when a file was made.
     pub(super) keeps_births: bool,
+    /// It tells at close(2) only what became of writes.
+    pub(super) tells_at_close: bool,
+    /// What this share and the others of its machine know.
+    pub(super) known: Arc<Known>,
     pub(super) limits: Limits,
 }
 
@@ -121,7 +126,7 @@ pub(super) struct Limits {
     pub(super) handles: usize,
     /// Folders that are kept open for the names in them.
     pub(super) folders: usize,
-    /// Files that it knows.
+    /// Files that all shares of the machine know.
     pub(super) nodes: usize,
     /// Bytes of their names.
     pub(super) names: usize,
@@ -136,18 +141,18 @@ impl Limits {
             // Those of all shares fit into the state of a saved machine.
             handles: (files / (2 * count).max(4)).clamp(8, (1 << 16) / count),
             folders: (files / (8 * count).max(16)).clamp(4, 512),
-            nodes: super::nodes::MOST_NODES / count,
-            names: super::nodes::MOST_NAMES / count,
+            nodes: MOST_NODES,
+            names: MOST_NAMES,
         }
     }
 }
 
 impl SharedFolder {
-    /// Opens the folder of `spec`, one of `count` of its machine.
+    /// Opens the folder of `spec`, for a machine whose shares know so much together.
     ///
     /// # Errors
     /// [`ShareError`], with its cure.
-    pub(crate) fn open(spec: &ShareSpec, count: usize) -> Result<Arc<Self>, ShareError> {
+    pub(crate) fn open(spec: &ShareSpec, known: Arc<Known>) -> Result<Arc<Self>, ShareError> {
         let path = spec.path.as_path();
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let told = |error: rustix::io::Errno| told(path, error.into());
@@ -185,7 +190,9 @@ impl SharedFolder {
             group: sys::group(),
             umask: umask(),
             keeps_births: keeps_births(magic),
-            limits: Limits::of(count, sys::most_open_files()),
+            tells_at_close: tells_at_close(magic),
+            limits: Limits::of(known.shares, sys::most_open_files()),
+            known,
         };
         // With the births that it goes by.
         folder.identity = folder.identify(&found);

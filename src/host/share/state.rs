@@ -126,7 +126,13 @@ impl Share {
         } else if self.folder.options.read_only && open.mode.write {
             Err(virtio::fs::Errno::ROFS)
         } else {
-            self.open_as_may_be(open.node, OpenMode { truncate: false, exclusive: false, ..open.mode })
+            let mode = OpenMode { truncate: false, exclusive: false, ..open.mode };
+            match self.open_node(open.node, mode) {
+                Err(virtio::fs::Errno::ACCES) if !self.folder.options.read_only => {
+                    self.open_as_owner(open.node, mode)
+                }
+                file => file,
+            }
         };
         let fd = fd.ok().map(std::sync::Arc::new);
         (slot, generation, Open { fd, ..open })

@@ -90,7 +90,7 @@ fn record(rest: &mut &[u8], last: Slot) -> Option<(Slot, u32, File)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::nodes::{MOST_NAMES, MOST_NODES};
+    use super::super::known::{MOST_NAMES, MOST_NODES};
     use super::*;
 
     fn file(ino: u64, name: &[u8]) -> File {

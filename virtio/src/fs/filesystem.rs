@@ -541,11 +541,11 @@ pub trait FileSystem: Debug + Send {
         Err(Errno::NOSYS)
     }
 
-    /// A file was closed by `owner`, whose fcntl(2) locks end.
+    /// A file was closed by `owner`, whose fcntl(2) locks end. What is left to do of it, which may take long.
     ///
     /// # Errors
     /// As all.
-    fn closed(&mut self, handle: Handle, owner: u64) -> Answer<()> {
+    fn closed(&mut self, handle: Handle, owner: u64) -> Answer<Option<Work>> {
         let _ = (handle, owner);
         Err(Errno::NOSYS)
     }

@@ -126,6 +126,7 @@ impl Server {
                 let work = self.work(header.opcode, body)?;
                 Ok(Outcome::Later { work, says_count: header.opcode == op::COPY_FILE_RANGE })
             }
+            op::FLUSH => self.flush(body),
             opcode => self.simple(opcode, node, header, body).map(|()| Outcome::Answered),
         }
     }
@@ -211,12 +212,6 @@ impl Server {
                 let usage = self.fs.usage()?;
                 wire::usage(&mut self.out, &usage);
             }
-            op::FLUSH => {
-                let handle = Handle(body.u64()?);
-                body.skip(8)?;
-                self.fs.closed(handle, body.u64()?)?;
-                self.frees_locks = true;
-            }
             op::SETXATTR => {
                 let (size, flags) = (body.u32()?, body.u32()?);
                 let name = xattr_name(&mut body)?;
@@ -230,6 +225,8 @@ impl Server {
                 self.fs.set_xattr(node, name, value, how)?;
             }
             op::REMOVEXATTR => self.fs.remove_xattr(node, xattr_name(&mut body)?)?,
+            // Of what the guest has collected the host knows nothing: to it that would be holes. It takes all for data then, and asks no more.
+            op::LSEEK if self.session.collects_writes() => return Err(Errno::NOSYS),
             op::LSEEK => {
                 let (handle, offset) = (Handle(body.u64()?), body.u64()?);
                 // Others the guest does by itself.
@@ -245,6 +242,15 @@ impl Server {
             _ => return Err(Errno::NOSYS),
         }
         Ok(())
+    }
+
+    /// Locks of who closed the file end, whatever else is to be done.
+    fn flush(&mut self, mut body: Fields<'_>) -> Answer<Outcome> {
+        let handle = Handle(body.u64()?);
+        body.skip(8)?;
+        let work = self.fs.closed(handle, body.u64()?)?;
+        self.frees_locks = true;
+        Ok(work.map_or(Outcome::Answered, |work| Outcome::Later { work, says_count: false }))
     }
 
     /// Requests whose calls may take long.
@@ -438,7 +444,8 @@ fn open_mode(flags: u32, of_fuse: u32) -> Answer<OpenMode> {
         read,
         write,
         sync: flags & 0o10000 != 0,
-        truncate: flags & 0o1000 != 0 && write,
+        // Also one that is opened for reading, as on the host.
+        truncate: flags & 0o1000 != 0,
         exclusive: flags & 0o200 != 0,
         // FUSE_OPEN_KILL_SUIDGID.
         drops_privileges: of_fuse & 1 != 0,

@@ -444,10 +444,10 @@ impl FileSystem for MemoryFs {
         Ok(self.tree().locks.iter().find(clashes).map(|(_, _, kind)| (*kind, 0, end)))
     }
 
-    fn closed(&mut self, handle: Handle, owner: u64) -> Answer<()> {
+    fn closed(&mut self, handle: Handle, owner: u64) -> Answer<Option<Work>> {
         let node = self.node(handle)?;
         self.tree().locks.retain(|(file, of, _)| (*file, *of) != (node, owner));
-        Ok(())
+        Ok(None)
     }
 
     fn save(&self) -> Result<Value, StateError> {

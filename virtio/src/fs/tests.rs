@@ -182,6 +182,18 @@ fn missing_names_are_remembered_where_nobody_else_makes_files() {
     }
 }
 
+/// FUSE_WRITEBACK_CACHE: what was written is not all at the host.
+#[test]
+fn holes_are_not_told_to_a_guest_that_collects_writes() {
+    for (caching, error) in [(Caching::Auto, Errno::NXIO), (Caching::Always, Errno::NOSYS)] {
+        let mut driver = Driver::new(&MemoryFs::new(caching));
+        driver.ask(opcode::INIT, 0, &init(38, 1 << 16), 64);
+        let (node, handle) = driver.create(b"a");
+        let seek = [longs(&[handle, 0]), words(&[4, 0])].concat();
+        assert_eq!(driver.ask(opcode::LSEEK, node, &seek, 8).0, error.raw(), "{caching:?}");
+    }
+}
+
 #[test]
 fn malformed_requests_are_errors() {
     let mut driver = Driver::new(&MemoryFs::new(Caching::Auto));

@@ -78,7 +78,7 @@ fn locks_are_bounded_and_stay_in_the_guest_unless_asked_for() {
     let (_, handle) = world.create("a");
     assert!(!world.share.has_locks());
     assert_eq!(world.share.lock(&ranged(handle, 1, LockKind::Read, 0, 1)), Err(Errno::NOSYS));
-    assert_eq!(world.share.closed(handle, 1), Err(Errno::NOSYS));
+    assert_eq!(world.share.closed(handle, 1).unwrap_err(), Errno::NOSYS);
 }
 
 /// A machine moves on one host: until the one that it comes from has ended, that one has the locks.
