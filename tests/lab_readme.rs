@@ -144,10 +144,10 @@ fn start_lab(folder: &Path, sandbox: PathBuf) -> Lab {
 const ROWS: &str = r#"exec 2>&1
 kernel=$(ls /boot/vmlinuz-* | tail -n 1)
 mkdir -m 777 rw ro; echo there >ro/file; truncate -s 1M disk.raw
-echo text | HERE=host minivmm run -i --kernel "$kernel" --root / --root-rw --volume ./rw:/mnt --volume ./ro:/srv:ro -w "$PWD" --cpus 2 --append a=b \
+echo text | HERE=host minivmm run -i --kernel "$kernel" --root / --root-rw --volume "./rw:$PWD/in-rw" --volume "./ro:$PWD/in-ro:ro" -w "$PWD" --cpus 2 --append a=b \
     --verbose --disk disk.raw,ro --mem 1G --net user -p 8080:80 --env-host --name job --timeout 500 -- sh -c '
     cat && uname -r; nproc; grep -o a=b /proc/cmdline; cat /sys/block/vda/size; grep -q 10.0.2.15 /proc/net/fib_trie && echo network; echo "$HERE"
-    cat /srv/file; touch /srv/new 2>/dev/null || echo read-only; pwd >here; echo up >/mnt/up; exec sleep 1000' >out 2>err &
+    cat in-ro/file; touch in-ro/new 2>/dev/null || echo read-only; pwd >here; echo up >in-rw/up; exec sleep 1000' >out 2>err &
 until [ -s rw/up ] || ! kill -0 $! 2>/dev/null; do sleep 0.2; done
 minivmm ls | grep -c '^job '
 minivmm kill job
@@ -171,7 +171,7 @@ fn rows(lab: &Lab) {
     let out = bash(lab, ROWS, false).wait(LIMIT).unwrap();
     assert_eq!(out.text(), ROWS_SAY);
     let mut shell = bash(lab, "cd linux && exec minivmm run -it --kernel . --root / -- bash", true);
-    shell.send("echo \"o''n $(tty) by $0\"; exit 7\n").unwrap();
+    shell.send("echo o''n \"$(tty) by $0\"; exit 7\n").unwrap();
     shell.expect("on /dev/hvc1 by bash", LIMIT).unwrap();
     assert_eq!(shell.wait(LIMIT).unwrap().status, Status::Exited(7));
 }
