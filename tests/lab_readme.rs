@@ -109,7 +109,15 @@ fn start_lab(folder: &Path, sandbox: PathBuf) -> Lab {
         .file(busybox.expect("busybox is missing: make install-deps"), "bin/busybox")
         .file(&kernel.bzimage, format!("package/boot/vmlinuz-{version}"));
     for (name, content) in kernel
-        .modules(&["virtio_pci", "virtio_console", "virtio_blk", "pvpanic_mmio", "virtiofs", "overlay"])
+        .modules(&[
+            "virtio_pci",
+            "virtio_console",
+            "virtio_blk",
+            "virtio_net",
+            "pvpanic_mmio",
+            "virtiofs",
+            "overlay",
+        ])
         .unwrap()
     {
         let file = folder.join(&name);
@@ -132,6 +140,42 @@ fn start_lab(folder: &Path, sandbox: PathBuf) -> Lab {
     lab
 }
 
+/// The tables of docs/ci.md for those who know podman or virtme-ng, as far as no command of a document does it: in as few guests as can be.
+const ROWS: &str = r#"exec 2>&1
+kernel=$(ls /boot/vmlinuz-* | tail -n 1)
+mkdir -m 777 rw ro; echo there >ro/file; truncate -s 1M disk.raw
+echo text | HERE=host minivmm run -i --kernel "$kernel" --root / --root-rw --volume "./rw:$PWD/in-rw" --volume "./ro:$PWD/in-ro:ro" -w "$PWD" --cpus 2 --append a=b \
+    --verbose --disk disk.raw,ro --mem 1G --net user -p 8080:80 --env-host --name job --timeout 500 -- sh -c '
+    cat && uname -r; nproc; grep -o a=b /proc/cmdline; cat /sys/block/vda/size; grep -q 10.0.2.15 /proc/net/fib_trie && echo network; echo "$HERE"
+    cat in-ro/file; touch in-ro/new 2>/dev/null || echo read-only; pwd >here; echo up >in-rw/up; exec sleep 1000' >out 2>err &
+until [ -s rw/up ] || ! kill -0 $! 2>/dev/null; do sleep 0.2; done
+minivmm ls | grep -c '^job '
+minivmm kill job
+wait $!; echo "status $?"
+sed "s/^${kernel#/boot/vmlinuz-}\$/the release/" out; [ "$(cat here)" = "$PWD" ] && echo here
+grep -q 'killed over its control socket' err || cat err
+mkdir -p linux/arch/x86/boot linux/drivers/all; cp "$kernel" linux/arch/x86/boot/bzImage
+cp /lib/modules/"${kernel#/boot/vmlinuz-}"/kernel/*.ko linux/drivers/all; (cd linux && find drivers -name '*.ko' >modules.order)
+"#;
+const ROWS_SAY: &str =
+    "1\nstatus 122\ntext\nthe release\n2\na=b\n2048\nnetwork\nhost\nthere\nread-only\nhere\n";
+
+/// A command of bash in the lab that finds the wrapped program.
+fn bash(lab: &Lab, line: &str, tty: bool) -> lab::Process {
+    let line = format!("export PATH=$PWD/bin:$PATH XDG_RUNTIME_DIR=$PWD/run; {line}");
+    let command = Cmd::new("bash").arg("-c").arg(line);
+    lab.spawn(&if tty { command.tty() } else { command }).unwrap()
+}
+
+fn rows(lab: &Lab) {
+    let out = bash(lab, ROWS, false).wait(LIMIT).unwrap();
+    assert_eq!(out.text(), ROWS_SAY);
+    let mut shell = bash(lab, "cd linux && exec minivmm run -it --kernel . --root / -- bash", true);
+    shell.send("echo o''n \"$(tty) by $0\"; exit 7\n").unwrap();
+    shell.expect("on /dev/hvc1 by bash", LIMIT).unwrap();
+    assert_eq!(shell.wait(LIMIT).unwrap().status, Status::Exited(7));
+}
+
 #[test]
 fn commands_do_what_the_documents_show() {
     let commands: Vec<Shown> = RUN.iter().flat_map(|name| shown(&read(name))).collect();
@@ -140,9 +184,9 @@ fn commands_do_what_the_documents_show() {
     let folder = tempfile::tempdir().unwrap();
     let sandbox = on_the_host(&here, folder.path());
     let lab = start_lab(folder.path(), sandbox);
-    let line = format!("export PATH=$PWD/bin:$PATH XDG_RUNTIME_DIR=$PWD/run; {}", script(&there));
-    let mut session = lab.spawn(&Cmd::new("bash").arg("-c").arg(line)).unwrap();
+    let mut session = bash(&lab, &script(&there), false);
     let out = session.wait(LIMIT).unwrap_or_else(|error| panic!("{error}: {}", session.so_far()));
     assert_eq!(out.status, Status::Exited(0), "{}", out.text());
     compare(&there, &out.text());
+    rows(&lab);
 }

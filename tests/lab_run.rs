@@ -254,14 +254,17 @@ fn directory_becomes_the_guests_files_and_a_disk_is_there() {
          mkdir -p tree/bin tree/data && cp /bin/busybox tree/bin/busybox && ln tree/bin/busybox tree/bin/second
          ln -s busybox tree/bin/sh; ln -s busybox tree/bin/ls; ln -s busybox tree/bin/stat; echo content >tree/data/file; chmod 640 tree/data/file
          truncate -s 5M disk.raw
-         ./minivmm run --kernel linux --mem 256 {UP} --root tree --disk disk.raw -- sh -c 'read -r line </data/file; echo $line; stat -c \"%a %u\" /data/file; stat -c %h /bin/second
-             read -r sectors </sys/block/vda/size; echo $sectors; ls /'
-         status=$?; rm -r tree disk.raw linux; exit $status",
+         mkdir own; echo mine >own/resolv.conf
+         ./minivmm run --kernel linux --mem 256 {UP} --root tree --disk disk.raw --net user --volume own:/etc -- sh -c 'read -r line </data/file; echo $line; stat -c \"%a %u\" /data/file; stat -c %h /bin/second
+             read -r sectors </sys/block/vda/size; echo $sectors; read -r line </etc/resolv.conf; echo $line; ls /'
+         status=$?; cat own/resolv.conf; ls own; rm -r tree disk.raw linux own; exit $status",
     )).limit(LIMIT)).unwrap();
     ended(&out, 0);
     let text = out.text();
-    let begin = "content\n640 0\n2\n10240\n";
-    assert!(text.starts_with(begin) && text.contains("data\n"), "{text}{}", out.err_text());
+    let begin = "content\n640 0\n2\n10240\nmine\n";
+    let is_right =
+        text.starts_with(begin) && text.contains("data\n") && text.ends_with("\nmine\nresolv.conf\n");
+    assert!(is_right, "{text}{}", out.err_text());
 }
 
 /// Says when it began, and when each line came; the lines of standard error that count; and its status.
@@ -373,9 +376,11 @@ fn folder_as_root_can_be_written_to_and_two_runs_have_it_at_once() {
          run --root-rw --root tree -- sh -c 'echo one >/one; mkdir /kept' & run --root tree -- sh -c 'echo mine >/own; read -r line </own; echo $line'
          wait; ls tree; cat tree/one
          mkdir tree/etc; ln -s ../run/resolver/stub.conf tree/etc/resolv.conf
+         mv tree/bin programs; mkdir tree/bin
          echo '#!/bin/sh
-             echo two >two; busybox cat /etc/resolv.conf; busybox ip route | busybox grep -o default.via.10.0.2.2' >tree/bin/date; chmod +x tree/bin/date
-         run --root-rw --root tree --net user --volume tree/kept:/deep/er -w /deep/er -- date; cat tree/kept/two; test -e tree/etc/resolv.conf || echo a link; rm -r tree"#,
+             echo two >two; busybox cat /etc/resolv.conf; busybox ip route | busybox grep -o default.via.10.0.2.2' >programs/date; chmod +x programs/date
+         run --root-rw --root tree --net user --volume tree/kept:/deep/er --volume programs:/bin -w /deep/er -- date
+         cat tree/kept/two; rm -r programs; test -e tree/etc/resolv.conf || echo a link; rm -r tree"#,
     );
     let text = out.text();
     assert!(
@@ -415,13 +420,43 @@ fn shell_at_a_terminal_has_its_size_its_keys_and_its_jobs() {
     assert_eq!(shell.wait(LIMIT).unwrap().status, Status::Exited(5));
 }
 
-#[test]
-fn a_signal_ends_it_all() {
-    if !soak() {
-        println!("in `make soak`: native_run has a tiny guest's");
-        return;
+/// `interrupted CONDITION COMMAND...` runs it, sends it a SIGINT as soon as the condition holds, and says its status. From a subshell in the background
+/// come no signals: such a command would have SIGINT ignored.
+const INTERRUPTED: &str = r#"
+    mkdir -p work
+    interrupted() {
+        condition=$1; shift; rm -f pid
+        (until [ -s pid ] && eval "$condition"; do sleep 0.1; done; kill -INT "$(cat pid)") &
+        sh -c 'echo $$ >pid; exec "$@"' sh "$@" 2>err
+        echo "status $?"
+        ls -A | grep -E '^\.?got'; ls work; rm -rf work/*; ./minivmm ls --json
+        grep -v 'ended by signal 2' err
     }
-    let out = shell("run -- sleep 1000 & sleep 5; kill -TERM $!; wait $!");
-    ended(&out, 128 + 15);
-    says(&out, &["ended by signal 15"]);
+"#;
+
+#[test]
+fn ctrl_c_ends_a_run_in_each_phase_and_nothing_is_left() {
+    let command = "run --name job --volume ./work:/work --out got -- sh -c";
+    let packing = "interrupted '[ -s .got.part/large ]'";
+    let mut phases = vec![
+        // The kernel boots.
+        ("interrupted './minivmm ls | grep -q ^job'", "true", ""),
+        // A file that takes long to pack.
+        (packing, "echo packed >/work/up; truncate -s 2G $MINIVMM_OUT/large", "up\n"),
+    ];
+    if soak() {
+        phases.extend([
+            ("interrupted true", "true", ""),
+            ("interrupted 'sleep 1'", "true", ""),
+            ("interrupted 'sleep 2'", "true", ""),
+            // About when init begins.
+            ("interrupted 'sleep 3'", "sleep 1000", ""),
+            ("interrupted '[ -s work/up ]'", "echo up >/work/up; sleep 1000", "up\n"),
+        ]);
+    }
+    let lines: String =
+        phases.iter().map(|(interrupted, words, _)| format!("{interrupted} {command} '{words}'\n")).collect();
+    let expected: String = phases.iter().map(|(_, _, left)| format!("status 130\n{left}[]\n")).collect();
+    let out = shell(&format!("{INTERRUPTED}{lines}"));
+    assert_eq!(out.text(), expected, "{}", out.err_text());
 }

@@ -10,6 +10,9 @@
 #[path = "support/vmm.rs"]
 mod vmm;
 
+use std::fs::{self, File};
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tiny_guest::Guest;
@@ -76,7 +79,7 @@ fn boot_facts_are_the_machines_own() {
     // Its first bytes in file order: "070701" is how a cpio archive begins.
     let mut bytes = b"07070100".to_vec();
     bytes.resize(0x1234, b'x');
-    std::fs::write(&initrd, bytes).unwrap();
+    fs::write(&initrd, bytes).unwrap();
     let ended = launch.args(&["--initrd", initrd.to_str().unwrap(), "--append", "one=1 two"]).run();
     // 4 MiB less the legacy area from 0x9fc00 to 1 MiB.
     let said = "e820=04 ram=000000000039fc00\ncmdline=console=ttyS0 panic=-1 pci=noearly one=1 two\n\
@@ -96,7 +99,7 @@ fn memory_above_the_hole_is_told_to_the_guest() {
 fn pvh_entry_finds_its_start_info() {
     let launch = Launch::new(Guest::Pvh);
     let initrd = launch.path().join("initrd");
-    std::fs::write(&initrd, "07070100").unwrap();
+    fs::write(&initrd, "07070100").unwrap();
     let ended = launch.args(&["--initrd", initrd.to_str().unwrap(), "--cmdline", "quiet"]).run();
     ended.is("magic=336ec578 entries=00000004 modules=00000001 rsdp=000e0000\ncmdline=quiet\ndone\n", 0);
     let ended = run(Guest::Pvh, &["--cmdline", "quiet"]);
@@ -125,6 +128,61 @@ fn clock_shows_local_time_where_that_was_asked_for() {
     let time = ended.stdout.strip_prefix("rtc=").and_then(|rest| rest.strip_suffix(" b=02\ndone\n"));
     let time = seconds(time.unwrap_or_else(|| panic!("{ended:?}"))) - 9000;
     assert!((before..=after).contains(&time), "{before} <= {time} <= {after}");
+}
+
+/// A machine that may have so many open files, with this typed on its console.
+fn limited(files: usize, kernel: &[u8], words: &[&str], typed: &[u8]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("kernel"), kernel).unwrap();
+    File::create(folder.path().join("image")).unwrap().set_len(8 << 20).unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -n {files}; exec timeout -k 5 120 \"$0\" \"$@\"")]);
+    shell.arg(env!("CARGO_BIN_EXE_minivmm")).args(["--kernel", "kernel", "--mem", "16"]);
+    shell.args(words).current_dir(folder.path());
+    let mut child =
+        shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // One that was refused reads nothing.
+    let _ = child.stdin.take().unwrap().write_all(typed);
+    child.wait_with_output().unwrap()
+}
+
+/// Whether it ran, with `done` at its end, and whether its interrupts took longer for want of descriptors; or it was refused.
+#[track_caller]
+fn ran(output: &Output, done: &str) -> Option<bool> {
+    let [said, errors] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    let slow = errors.contains("interrupts of devices take longer, for want of an eventfd");
+    match output.status.code() {
+        Some(0) if said.contains(done) => Some(slow),
+        Some(1) if errors.contains("as with `ulimit -n") => None,
+        _ => panic!("{output:?}"),
+    }
+}
+
+#[test]
+fn few_descriptors_are_refused_before_the_start_or_cost_no_interrupt() {
+    let limits = 12..60;
+    // It halts for each interrupt of its disk: one that is lost stops it. The vectors of its network come first, and take eventfds.
+    let ends: Vec<_> = limits
+        .clone()
+        .map(|files| {
+            ran(
+                &limited(files, tiny_guest::LOAD, &["--net", "user", "--disk", "image"], b"!!"),
+                "finished writes=",
+            )
+        })
+        .collect();
+    for end in [None, Some(true), Some(false)] {
+        assert!(ends.contains(&end), "{end:?}: {ends:?}");
+    }
+    // What waits for the requests of a share is made when its driver comes, and counted before.
+    let share = |files| limited(files, tiny_guest::SHARE, &["--net", "none", "--share", "."], b"q");
+    let shares: Vec<_> = limits.map(share).collect();
+    let ends: Vec<_> = shares.iter().map(|output| ran(output, "mounted=0\nready\n")).collect();
+    let last = ends.iter().rposition(Option::is_none).unwrap();
+    assert!(ends[..last].iter().all(Option::is_none), "{ends:?}");
+    assert!(ends.contains(&Some(true)) && ends.contains(&Some(false)), "{ends:?}");
+    let said = String::from_utf8_lossy(&shares[last].stderr);
+    assert!(said.contains("files open, may have ") && said.contains("raise the limit to"), "{said}");
 }
 
 fn now() -> i64 {

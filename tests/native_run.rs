@@ -110,6 +110,16 @@ fn output_that_the_host_does_not_take_ends_the_run_as_a_failure() {
 }
 
 #[test]
+fn guest_that_takes_no_notice_of_a_reader_that_left_is_ended() {
+    let home = Home::new();
+    let mut run = Running::start(&mut home.run(&[], &["flood"]));
+    let mut output = run.child().stdout.take().unwrap();
+    output.read_exact(&mut [0; 5]).unwrap();
+    drop(output);
+    is(&run.ends(), 128 + libc::SIGPIPE, &["ended by signal 13"]);
+}
+
+#[test]
 fn run_with_a_name_is_found_by_the_verbs() {
     let home = Home::new();
     let mut run = Running::start(&mut home.run(&["--name", "job"], &["flood"]));

@@ -300,6 +300,20 @@ fn folders_that_are_none_are_refused_by_their_option() {
     );
     refused(&["--volume", "root", "true"], "such as .:/work");
     is(&home.out(&["--volume", "root:/a", "--volume", "root:/b:ro", "exit", "4"]), 4, "");
+    // Init needs what would be covered. The unit tests of that have all cases.
+    for folder in ["/dev", "/proc", "/sys/fs", "/.minivmm", "/run"] {
+        for (option, value) in [("volume", format!("root:{folder}")), ("share", format!("root:{folder},ro"))]
+        {
+            let out = home.out(&[&format!("--{option}"), &value, "true"]);
+            is(&out, 125, "");
+            let (begin, end) = (
+                format!("--{option} at {folder} would cover "),
+                format!("; name another path of the guest, such as /mnt{folder}\n"),
+            );
+            assert!(said(&out).contains(&begin) && said(&out).ends_with(&end), "{}", said(&out));
+        }
+    }
+    is(&home.out(&["--volume", "root:/bin", "--volume", "root:/tmp", "exit", "4"]), 4, "");
     // The guest could exchange what is unpacked there.
     refused(
         &["--volume", ".:/work", "--out", "new", "true"],

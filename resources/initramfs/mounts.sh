@@ -25,9 +25,15 @@ run $own/root/run tmpfs mode=755" >$own/fstab
     # The folder of this host's root is not everybody's.
     [ ! -d root ] || $b ls root >/dev/null 2>&1 || $b mount -t tmpfs -o mode=700 home root
 fi
-while IFS= read -r tag && IFS= read -r options && IFS= read -r folder; do
-    # It is in the archive already, if the guest has no other /.
-    { [ -z "$root" ] && [ -d "$folder" ]; } || $in mkdir -p "$folder"
-    $in mount -t virtiofs -o "$options" "$tag" "$folder" ||
-        fail "nothing can be mounted at $folder: it is no directory and cannot be made, or this kernel lacks the driver virtiofs"
-done </.minivmm/shares
+# Mounts the others, when nothing else is written to the guest's files: what is in them is the host's.
+volumes() {
+    while IFS= read -r tag && IFS= read -r options && IFS= read -r folder; do
+        # It is in the archive already, if the guest has no other /.
+        { [ -z "$root" ] && [ -d "$folder" ]; } || $in mkdir -p "$folder"
+        $in mount -t virtiofs -o "$options" "$tag" "$folder" ||
+            fail "nothing can be mounted at $folder: it is no directory and cannot be made, or this kernel lacks the driver virtiofs"
+        # The host refuses what would cover it, but knows nothing of links.
+        [ -z "$root" ] || [ -e .$own/busybox ] ||
+            fail "what is mounted at $folder covers /run/minivmm, where this init has its files: name another path"
+    done </.minivmm/shares
+}

@@ -1,5 +1,5 @@
 # /.minivmm/init of `minivmm run`, behind lines that name its shell and say: b, busybox, if there is one; links, whether
-# /bin is busybox's; timed, if it is to say how long it took; files, if the command's are to be sent; shares, if folders of the host
+# /bin is busybox's; timed, if it is to say how long it took; stdin, if a command can have input; files, if the command's are to be sent; shares, if folders of the host
 # are to be mounted; root, if one is the guest's /: `layer`, under a layer in memory, or `rw`; and if there is a user network: mac,
 # address, gateway, and server, its name server.
 # It loads the drivers, finds its ports, waits for a command, runs it, and says how that ended. While it waits the machine may be
@@ -69,6 +69,7 @@ network() {
     echo "minivmm: no network: this kernel lacks the driver virtio_net"
 }
 [ -z "$mac" ] || network
+[ -z "$shares" ] || volumes
 
 # Finds a port by its name. They come one by one, once the driver has heard of them.
 port() {
@@ -88,7 +89,7 @@ port() {
 port minivmm.out && exec 3<>"$port"
 port minivmm.err && exec 4<>"$port"
 port minivmm.run && exec 5<>"$port"
-port minivmm.in && exec 6<"$port"
+[ -z "$stdin" ] || { port minivmm.in && exec 6<"$port"; }
 if [ -n "$files" ]; then
     port minivmm.files && exec 8>"$port"
     export MINIVMM_OUT=/run/out

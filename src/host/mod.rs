@@ -23,6 +23,7 @@ pub(crate) mod merged;
 pub(crate) mod net_socket;
 pub(crate) mod new_file;
 pub(crate) mod new_folder;
+pub(crate) mod open_files;
 pub(crate) mod open_now;
 #[cfg(feature = "cli")]
 pub(crate) mod patient;

@@ -1,15 +1,17 @@
-//! Interrupts into the guest: pins of the I/O APIC (KVM api §4.25), and eventfds that KVM turns into messages (§4.75, §4.52);
-//! and doorbells out of it (§4.59).
+//! Interrupts into the guest: pins of the I/O APIC (KVM api §4.25), eventfds that KVM turns into messages (§4.75, §4.52), and
+//! messages sent by a call (§4.71) where the process has no descriptor left for an eventfd; and doorbells out of it (§4.59).
 //!
 //! The routing table belongs to this module. KVM takes it only whole, so a change of one message rewrites it.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use devices::irq::{Irq, MsiAllocator, MsiIrq};
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting, kvm_irq_routing_entry,
+    kvm_msi,
 };
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use virtio::transport::Doorbells;
@@ -65,11 +67,33 @@ struct Routes {
 pub(crate) struct MsiRouter {
     vm: Arc<VmFd>,
     routes: Mutex<Routes>,
+    /// Numbers of descriptors from which on there is no eventfd: those behind are for what cannot do without.
+    most: usize,
+    /// Whether it was said that there are interrupts without an eventfd.
+    warned: AtomicBool,
 }
 
 impl MsiRouter {
-    pub(super) fn new(vm: Arc<VmFd>) -> Arc<Self> {
-        Arc::new(MsiRouter { vm, routes: Mutex::default() })
+    pub(super) fn new(vm: Arc<VmFd>, most: usize) -> Arc<Self> {
+        Arc::new(MsiRouter { vm, routes: Mutex::default(), most, warned: AtomicBool::new(false) })
+    }
+
+    /// An interrupt that is an eventfd.
+    fn routed(self: &Arc<Self>) -> io::Result<RoutedMsi> {
+        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
+        if usize::try_from(event.as_raw_fd()).is_ok_and(|number| number >= self.most) {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        let mut routes = self.routes();
+        let index = routes.messages.len();
+        if index >= MAX_MESSAGES {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        let gsi = u32::try_from(index).map_err(io::Error::other)? + IOAPIC_PINS;
+        self.vm.register_irqfd(&event, gsi).map_err(os_error)?;
+        routes.messages.push(None);
+        drop(routes);
+        Ok(RoutedMsi { router: self.clone(), index, event })
     }
 
     fn routes(&self) -> MutexGuard<'_, Routes> {
@@ -126,18 +150,19 @@ fn low_word(value: u64) -> u32 {
 pub(crate) struct KvmMsi(pub(crate) Arc<MsiRouter>);
 
 impl MsiAllocator for KvmMsi {
+    /// Asked when the guest opens a vector, perhaps long after its start: what else the process has open by then takes no interrupt away.
     fn allocate(&self) -> io::Result<Arc<dyn MsiIrq>> {
-        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-        let mut routes = self.0.routes();
-        let index = routes.messages.len();
-        if index >= MAX_MESSAGES {
-            return Err(io::ErrorKind::QuotaExceeded.into());
+        match self.0.routed() {
+            Ok(routed) => Ok(Arc::new(routed)),
+            Err(error) => {
+                if !self.0.warned.swap(true, Ordering::Relaxed) {
+                    log::warn!("interrupts of devices take longer, for want of an eventfd: {error}");
+                    // KVM's own table has the pins at the PIC as well, which no guest here sets up; any table of ours takes it out.
+                    self.0.publish(&self.0.routes())?;
+                }
+                Ok(Arc::new(SentMsi { vm: self.0.vm.clone(), message: Mutex::new(None) }))
+            }
         }
-        let gsi = u32::try_from(index).map_err(io::Error::other)? + IOAPIC_PINS;
-        self.0.vm.register_irqfd(&event, gsi).map_err(os_error)?;
-        routes.messages.push(None);
-        drop(routes);
-        Ok(Arc::new(RoutedMsi { router: self.0.clone(), index, event }))
     }
 }
 
@@ -165,6 +190,44 @@ impl MsiIrq for RoutedMsi {
 
     fn clear_route(&self) -> io::Result<()> {
         self.router.set(self.index, None)
+    }
+}
+
+/// A message that is sent by a call: it needs neither a descriptor nor a route.
+#[derive(Debug)]
+struct SentMsi {
+    vm: Arc<VmFd>,
+    message: Mutex<Option<Message>>,
+}
+
+impl SentMsi {
+    fn message(&self) -> MutexGuard<'_, Option<Message>> {
+        self.message.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Irq for SentMsi {
+    fn trigger(&self) -> io::Result<()> {
+        let Some(Message { address, data }) = *self.message() else { return Ok(()) };
+        let (address_lo, address_hi) = (low_word(address), low_word(address >> 32));
+        match self.vm.signal_msi(kvm_msi { address_lo, address_hi, data, ..Default::default() }) {
+            // A message that is to no processor is lost, as that of an eventfd is.
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.errno(), libc::EPERM | libc::EINVAL) => Ok(()),
+            Err(error) => Err(os_error(error)),
+        }
+    }
+}
+
+impl MsiIrq for SentMsi {
+    fn set_route(&self, address: u64, data: u32) -> io::Result<()> {
+        *self.message() = Some(Message { address, data });
+        Ok(())
+    }
+
+    fn clear_route(&self) -> io::Result<()> {
+        *self.message() = None;
+        Ok(())
     }
 }
 

@@ -183,9 +183,9 @@ impl Vm {
         Arc::new(PinIrq::new(&self.fd, pin))
     }
 
-    /// The source of message-signalled interrupts for this VM's devices.
-    pub(crate) fn msi(&self) -> super::irq::KvmMsi {
-        super::irq::KvmMsi(MsiRouter::new(self.fd.clone()))
+    /// The source of message-signalled interrupts for this VM's devices: eventfds with numbers below `most`, and calls where there is none.
+    pub(crate) fn msi(&self, most: usize) -> super::irq::KvmMsi {
+        super::irq::KvmMsi(MsiRouter::new(self.fd.clone(), most))
     }
 
     /// Where doorbells of this VM's devices go.

@@ -21,6 +21,7 @@ use virtio::worker::Ready;
 use super::StartError;
 use super::boot_once::Memory;
 use super::components::Components;
+use super::devices::opened_later;
 use super::ends::Watch;
 use super::events::{MachineEvent, Publisher};
 use super::full_disks::FullDisk;
@@ -31,6 +32,7 @@ use super::resources::Resources;
 use super::stats::DeviceCounters;
 use super::vcpus::Buses;
 use crate::host::clock::HostClock;
+use crate::host::open_files;
 use crate::kvm::Vm;
 use crate::spec::Rtc;
 
@@ -68,7 +70,7 @@ impl Board {
         let (bus, legacy) = port_devices(serial, watch, clock)?;
         let virtio = transport::Platform {
             memory: memory.ram.handle(),
-            msi: Arc::new(vm.msi()),
+            msi: Arc::new(vm.msi(open_files::limit().saturating_sub(opened_later(resources)))),
             doorbells: Arc::new(vm.doorbells()),
             failures: Arc::new(FailureReporter {
                 publisher: resources.publisher.clone(),

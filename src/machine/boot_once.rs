@@ -16,6 +16,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::board::{Board, pci_window, reset_code};
 use super::components::Components;
 use super::deadline::Progress;
+use super::devices::opened_later;
 use super::ends::{Activity, Watch, panic_timeout};
 use super::files::BootFiles;
 use super::gate::VcpuGate;
@@ -32,6 +33,7 @@ use super::supervisor::Event;
 use super::vcpus::{VcpuContext, VcpuThreads};
 use super::{BootNumber, StartError, smbios};
 use crate::host::disk::Drive;
+use crate::host::open_files;
 use crate::kvm::memory::{GuestRam, Slot};
 use crate::kvm::vcpu::Vcpu;
 use crate::kvm::{KvmDevice, PAGE, Vcpus, Vm};
@@ -182,6 +184,7 @@ impl Boot {
         for worker in board.workers {
             worker.wait().map_err(StartError::Descriptors)?;
         }
+        open_files::have_room_for(opened_later(resources)).map_err(StartError::Descriptors)?;
         let mut parts = Parts::new(&memory, &vm, vcpus, board.components);
         if let Some(Restore { state, clock, .. }) = &saved {
             parts.load(state.components()?, *clock, &vm)?;

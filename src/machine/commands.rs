@@ -5,7 +5,7 @@
 //! the command begins, and `exit N` when it has ended with status N. It may say `init A B` before: its clock when it began, and when it
 //! was ready. `nodir` says that the directory for the command is not there, which then does not run. On `minivmm.out` and `minivmm.err` is the command's output, behind
 //! whose last byte init writes a random token; the host says there with a line that nobody reads any more. `minivmm.in` is the command's
-//! input. A command with a terminal has the guest's second virtio console, `hvc1`, for all three; the host says its size in lines that follow
+//! input, where there can be one. A command with a terminal has the guest's second virtio console, `hvc1`, for all three; the host says its size in lines that follow
 //! that of the command: rows and columns. If the command's files are wanted, init sends them as a tar archive on `minivmm.files` when the command
 //! has ended, and says `packed N` with the status of its tar.
 
@@ -31,6 +31,8 @@ const CAPACITY: usize = 1 << 20;
 const SHOWN: usize = 64 << 10;
 /// Most bytes of a line from init.
 const LINE_MAX: usize = 256;
+/// Name of the port for the command's input.
+const INPUT: &str = "minivmm.in";
 /// Name of the port for the command's files.
 const FILES: &str = "minivmm.files";
 /// Tells init that nobody reads a stream any more.
@@ -47,27 +49,35 @@ pub(crate) struct CommandPorts {
     pub(crate) run: Arc<ByteQueue>,
     /// The opposite direction: takes the command.
     command: Arc<ByteQueue>,
+    /// What the command reads. Without a port for it nobody does.
     pub(crate) input: Arc<ByteQueue>,
+    has_input: bool,
     /// A tar archive of the files that the command has left, if they are wanted.
     pub(crate) files: Option<Arc<ByteQueue>>,
     /// What the command reads from its terminal and writes to it, if it has one.
     pub(crate) terminal: Option<[Arc<ByteQueue>; 2]>,
 }
 
-/// What a guest that waits for a command has besides: that of a run with `--out` or `--tty`.
+/// What a guest that waits for a command has besides: that of a run with `--stdin`, `--out` or `--tty`. Each port costs its init exits, and only a
+/// guest that is kept for further commands has one that its first command does not need.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct MorePorts {
+    pub(crate) input: bool,
     pub(crate) files: bool,
     pub(crate) terminal: bool,
 }
 
 impl MorePorts {
+    /// Those of a guest that is booted for commands of any kind.
+    pub(super) const OF_ANY: Self = MorePorts { input: true, files: false, terminal: false };
+
     /// Those of a saved machine.
     pub(super) fn of_saved(saved: &SavedState) -> Self {
         let ports =
             saved.states().filter_map(|(_, state)| state.data.pointer("/device/data/ports")?.as_array());
         let names: Vec<_> = ports.flatten().filter_map(|port| port.get("name")).collect();
         MorePorts {
+            input: names.iter().any(|name| name.as_str() == Some(INPUT)),
             files: names.iter().any(|name| name.as_str() == Some(FILES)),
             // The first console is the machine's.
             terminal: names.iter().filter(|name| name.is_null()).count() > 1,
@@ -76,10 +86,6 @@ impl MorePorts {
 }
 
 impl CommandPorts {
-    pub(crate) fn new() -> Self {
-        Self::with(MorePorts::default())
-    }
-
     /// For a guest that has these.
     pub(crate) fn with(more: MorePorts) -> Self {
         let queue = |capacity| Arc::new(ByteQueue::new(capacity));
@@ -90,6 +96,7 @@ impl CommandPorts {
             run: queue(CAPACITY),
             command: queue(CAPACITY),
             input: queue(CAPACITY),
+            has_input: more.input,
             files: more.files.then(|| queue(CAPACITY)),
             terminal: more.terminal.then(|| [queue(CAPACITY), queue(SHOWN)]),
         }
@@ -107,10 +114,11 @@ impl CommandPorts {
             port("minivmm.out", out_left, out),
             port("minivmm.err", err_left, err),
             port("minivmm.run", &self.command, &self.run),
-            // Nothing comes from there.
-            port("minivmm.in", &self.input, &Arc::new(ByteQueue::new(1))),
         ];
-        ports.extend(self.files.as_ref().map(|files| port(FILES, &Arc::new(ByteQueue::new(1)), files)));
+        // Nothing comes from the one, and nothing goes to the other.
+        let nothing = || Arc::new(ByteQueue::new(1));
+        ports.extend(self.has_input.then(|| port(INPUT, &self.input, &nothing())));
+        ports.extend(self.files.as_ref().map(|files| port(FILES, &nothing(), files)));
         ports.extend(self.terminal.as_ref().map(|[input, output]| StreamPort {
             name: None,
             input: input.clone(),
@@ -409,6 +417,17 @@ mod tests {
             assert!(SystemTime::now().duration_since(now).unwrap() < Duration::from_secs(600), "{text}");
         }
         assert_ne!(task.line().unwrap(), task.line().unwrap(), "each command has a seed of its own");
+    }
+
+    #[test]
+    fn ports_are_those_that_are_wanted() {
+        let names =
+            |more| CommandPorts::with(more).streams().iter().filter_map(|port| port.name).collect::<Vec<_>>();
+        assert_eq!(names(MorePorts::default()), ["minivmm.out", "minivmm.err", "minivmm.run"]);
+        assert_eq!(names(MorePorts::OF_ANY)[3..], ["minivmm.in"]);
+        let all = MorePorts { input: true, files: true, terminal: true };
+        assert_eq!(names(all)[3..], ["minivmm.in", "minivmm.files"]);
+        assert_eq!(CommandPorts::with(all).streams().len(), 6, "a terminal has no name");
     }
 
     #[test]

@@ -68,6 +68,16 @@ pub(super) fn functions(
     Ok(placed)
 }
 
+/// Descriptors that the threads of devices open when their drivers come: a device without them would be dead in a machine that runs. Interrupts
+/// do without, and leave these alone (`src/kvm/irq.rs`); disks have theirs.
+pub(super) fn opened_later(resources: &Resources) -> usize {
+    // What it waits in, and its bell.
+    const EACH: usize = 2;
+    // Of the command that starts it: its control socket, and one client.
+    const OTHERS: usize = 6;
+    EACH * (resources.nets.len() + resources.files.shares.len() + 1) + OTHERS
+}
+
 fn network(
     net: &NetResource,
     address: FunctionAddress,

@@ -227,7 +227,7 @@ impl Template {
     /// # Errors
     /// [`FreezeError`]: what a machine cannot be started or frozen with, [`FreezeError::NotReady`], [`FreezeError::Ended`].
     pub fn boot(spec: &Spec, limit: Duration) -> Result<Self, FreezeError> {
-        let ports = CommandPorts::new();
+        let ports = CommandPorts::with(MorePorts::OF_ANY);
         let machine = with_streams(Machine::builder(spec), &ports).start()?;
         let (mut lines, mut ready) = (InitLines::default(), false);
         let waits = commands::wait_for(&machine, limit, |waker| {
@@ -290,7 +290,7 @@ impl Template {
             disks,
             kvm,
             takes_commands,
-            more_ports: MorePorts::default(),
+            more_ports: MorePorts::OF_ANY,
         })))
     }
 

@@ -131,6 +131,12 @@ impl RunArgs {
         self.timeout.map(|seconds| Duration::from_secs(seconds.into()))
     }
 
+    /// Whether the guest has a port for its command's input. One that is kept may get a command with `-i` later; what is typed at a terminal comes
+    /// there.
+    pub(super) fn has_input(&self) -> bool {
+        self.warm.is_some() || self.stdin && !self.tty
+    }
+
     /// The machine, without the parts that `run` sets.
     pub(in super::super) fn spec(&self, matches: &ArgMatches) -> Result<Spec, ArgsError> {
         let flag = RESERVED.iter().find(|reserved| matches!(matches.try_contains_id(reserved), Ok(true)));

@@ -11,7 +11,7 @@ use crate::cli::switch::EnsureError;
 use crate::cli::warm::WarmError;
 use crate::control::ClaimError;
 use crate::machine::StartError;
-use crate::spec::{MOST_SHARES, MemSize, SpecError};
+use crate::spec::{GuestFolder, MOST_SHARES, MemSize, SpecError};
 
 /// Why a command could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +95,18 @@ pub(crate) enum RunError {
         option: &'static str,
         /// That one.
         folder: PathBuf,
+    },
+    /// It would be mounted over what the guest needs.
+    #[error(
+        "--{option} at {folder} would cover {what}; name another path of the guest, such as /mnt{folder}"
+    )]
+    Covers {
+        /// Which option names it.
+        option: &'static str,
+        /// The folder of the guest.
+        folder: GuestFolder,
+        /// What is there.
+        what: &'static str,
     },
     /// The directory of an option is not there.
     #[error("there is no directory {path} (--{option}); name one that is there, or make it with `mkdir -p {path}`", path = path.display())]

@@ -222,6 +222,7 @@ impl Shell {
         let links = u8::from(*links);
         let wanted = [
             (args.time, " timed=1"),
+            (args.has_input(), " stdin=1"),
             (args.out.is_some(), " files=1"),
             (shares || root.is_mounted(), " shares=1"),
             (root == Root::Layer, " root=layer"),

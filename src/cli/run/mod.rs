@@ -7,6 +7,7 @@
 pub mod args;
 mod build_tree;
 mod busybox;
+mod covered;
 mod environment;
 mod error;
 mod events;

@@ -14,11 +14,13 @@ pub(super) struct TokenFilter<W> {
     broken: bool,
     /// The reason, until it is reported.
     failure: Option<io::Error>,
+    /// Output came that was discarded, since this was asked last.
+    discarded: bool,
 }
 
 impl<W: Write> TokenFilter<W> {
     pub(super) fn new(to: W, token: &str) -> Self {
-        TokenFilter { to, token: token.into(), matched: 0, broken: false, failure: None }
+        TokenFilter { to, token: token.into(), matched: 0, broken: false, failure: None, discarded: false }
     }
 
     /// Passes on the next bytes; true if the stream now ends with the token.
@@ -45,8 +47,17 @@ impl<W: Write> TokenFilter<W> {
         self.failure.take()
     }
 
+    /// Whether there was output that nobody gets, since the last call. The token is none.
+    pub(super) fn has_discarded(&mut self) -> bool {
+        std::mem::take(&mut self.discarded)
+    }
+
     fn write(&mut self, bytes: &[u8]) {
-        if self.broken || bytes.is_empty() {
+        if bytes.is_empty() {
+            return;
+        }
+        if self.broken {
+            self.discarded = true;
             return;
         }
         self.failure = self.to.write_all(bytes).and_then(|()| self.to.flush()).err();

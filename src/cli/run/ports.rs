@@ -58,6 +58,10 @@ pub(super) enum RunEvent {
     Signal(libc::c_int),
 }
 
+/// How long a guest may go on to send what nobody reads any more. Its init ends the command's output as soon as it hears that the reader has
+/// left; one that takes no notice would hold a processor, and the caller's pipeline, for ever.
+const READER_GRACE: Duration = Duration::from_secs(5);
+
 /// Number of ports whose end is awaited, beside those of a terminal and of files.
 pub(super) const READ_PORTS: usize = 3;
 
@@ -90,7 +94,8 @@ fn copy_stream(
     };
     let (token, seen, guest) = (token.to_owned(), reader_closed.clone(), guest.clone());
     spawn("output", events, move |events| {
-        copy_output(index, &from, TokenFilter::new(to, &token), &reader_closed, (&events, &guest))
+        let to = TokenFilter::new(to, &token);
+        copy_output(index, &from, to, &reader_closed, (&events, &guest), READER_GRACE)
     })?;
     // At once, as on the host: the command's next write fails.
     spawn("reader", events, move |_| {
@@ -125,27 +130,43 @@ pub(super) fn pass_stdin(ports: &CommandPorts, events: &Sender<RunEvent>) -> io:
     spawn("stdin", events, move |_| copy_stdin(&input))
 }
 
-/// Copies a stream. Output that the host cannot write is discarded: the command must not wait for it.
+/// Copies a stream. Output that the host cannot write is discarded: the command must not wait for it. A guest that sends more of it `grace` after
+/// the reader has left ends the run, as the signal of such a write would end a program.
 fn copy_output<W: Write>(
     index: usize,
     from: &ByteQueue,
     mut to: TokenFilter<W>,
     reader_closed: &ByteQueue,
     (events, guest): (&Sender<RunEvent>, &GuestSender),
+    grace: Duration,
 ) {
+    // Says whether the reader has left.
     let report = |failure: Option<io::Error>| match failure {
         // A reader closes its end of a pipe when it has seen enough.
-        Some(error) if error.kind() == ErrorKind::BrokenPipe => drop(reader_closed.try_push(READER_CLOSED)),
-        Some(error) => drop(events.send(RunEvent::OutputFailed(index, error))),
-        None => {}
+        Some(error) if error.kind() == ErrorKind::BrokenPipe => {
+            reader_closed.try_push(READER_CLOSED);
+            true
+        }
+        Some(error) => {
+            let _ = events.send(RunEvent::OutputFailed(index, error));
+            false
+        }
+        None => false,
     };
+    let mut left = None;
     let mut bytes = vec![0; 64 << 10];
     let mut complete = false;
     loop {
         let count = from.pop(&mut bytes);
         let Some(batch) = bytes.get(..count).filter(|batch| !batch.is_empty()) else { break };
         let now = to.push(batch);
-        report(to.failure());
+        if report(to.failure()) {
+            left = Some(Instant::now());
+        }
+        if to.has_discarded() && left.is_some_and(|at| at.elapsed() >= grace) {
+            left = None;
+            let _ = events.send(RunEvent::Signal(libc::SIGPIPE));
+        }
         if now != complete {
             complete = now;
             guest.send(RunEvent::StreamComplete(index, complete));
@@ -191,11 +212,16 @@ fn copy_stdin(to: &ByteQueue) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::events::channel;
     use super::*;
 
-    /// The events for output whose writer fails with this error.
-    fn carried(error: i32) -> (Vec<RunEvent>, usize) {
+    const FOR_EVER: Duration = Duration::from_secs(3600);
+
+    /// The events for output whose writer fails with this error, and what the guest is told. It comes in these pieces, each when the one before was
+    /// taken.
+    fn carried(error: i32, pieces: &'static [&[u8]], grace: Duration) -> (Vec<RunEvent>, usize) {
         struct Fails(i32);
         impl Write for Fails {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
@@ -205,22 +231,29 @@ mod tests {
                 Ok(())
             }
         }
-        let (from, reader_closed) = (ByteQueue::new(64), ByteQueue::new(READER_CLOSED.len()));
-        from.push(b"output-token").unwrap();
-        from.close();
+        let [from, reader_closed] = [64, READER_CLOSED.len()].map(|room| Arc::new(ByteQueue::new(room)));
         let (sender, guest, events) = channel();
-        copy_output(1, &from, TokenFilter::new(Fails(error), "-token"), &reader_closed, (&sender, &guest));
-        drop((sender, guest));
-        let events = std::iter::from_fn(|| events.next(Duration::from_secs(3600))).collect();
+        let to = TokenFilter::new(Fails(error), "-token");
+        let (output, told) = (from.clone(), reader_closed.clone());
+        spawn("output", &sender, move |events| copy_output(1, &output, to, &told, (&events, &guest), grace))
+            .unwrap();
+        for piece in pieces {
+            from.push(piece).unwrap();
+            assert!(from.wait_drained(FOR_EVER));
+        }
+        from.close();
+        drop(sender);
+        let events = std::iter::from_fn(|| events.next(FOR_EVER)).collect();
         (events, reader_closed.try_pop(&mut [0; 8]))
     }
 
     #[test]
     fn guest_hears_of_a_reader_that_left_and_the_host_of_any_other_failure() {
-        let (events, told) = carried(libc::EPIPE);
+        let all: &[&[u8]] = &[b"output", b"more", b"and more-token"];
+        let (events, told) = carried(libc::EPIPE, all, FOR_EVER);
         assert!(matches!(events[..], [RunEvent::StreamComplete(1, true), RunEvent::Closed]), "{events:?}");
         assert_eq!(told, READER_CLOSED.len());
-        let (events, told) = carried(libc::ENOSPC);
+        let (events, told) = carried(libc::ENOSPC, all, Duration::ZERO);
         assert!(
             matches!(
                 events[..],
@@ -229,5 +262,15 @@ mod tests {
             "{events:?}"
         );
         assert_eq!(told, 0);
+    }
+
+    #[test]
+    fn guest_that_goes_on_after_its_reader_has_left_is_ended_and_one_that_ends_is_not() {
+        const SIGPIPE: libc::c_int = libc::SIGPIPE;
+        let (events, _) = carried(libc::EPIPE, &[b"output", b"more", b"and more"], Duration::ZERO);
+        assert!(matches!(events[..], [RunEvent::Signal(SIGPIPE), RunEvent::Closed]), "{events:?}");
+        // The end of a command that says no more is none of its output.
+        let (events, _) = carried(libc::EPIPE, &[b"output", b"-to", b"ken"], Duration::ZERO);
+        assert!(matches!(events[..], [RunEvent::StreamComplete(1, true), RunEvent::Closed]), "{events:?}");
     }
 }

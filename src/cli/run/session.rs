@@ -60,7 +60,8 @@ pub(super) fn run(args: &RunArgs, spec: Spec) -> Result<Status, RunError> {
         OutFolder::create(out)
     });
     let out = out.transpose()?;
-    let ports = CommandPorts::with(MorePorts { files: out.is_some(), terminal: args.tty });
+    let ports =
+        CommandPorts::with(MorePorts { input: args.has_input(), files: out.is_some(), terminal: args.tty });
     let own = terminal.clone();
     spawn("signals", &sender, move |events| forward_signal(&signals, own.as_deref(), &events))
         .map_err(refused("a thread"))?;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::args::RunArgs;
 use super::build_tree;
+use super::covered;
 use super::error::RunError;
 use super::guest;
 use super::ports::RunEvent;
@@ -64,7 +65,9 @@ impl RunStart {
             return Err(RunError::Ports { asked: self.spec.port.len(), max: most });
         }
         let mut given = self.spec.clone();
+        let shares = given.share.len();
         volume::share(&self.args, &mut given)?;
+        covered::check(&self.args, &given, shares)?;
         if self.args.warm.is_some() && !given.share.is_empty() {
             return Err(RunError::WarmShare);
         }

@@ -110,7 +110,7 @@ mod tests {
     use super::super::args::RunArgs;
     use super::super::ports::RunEvent;
     use super::*;
-    use crate::machine::commands::CommandPorts;
+    use crate::machine::commands::{CommandPorts, MorePorts};
 
     #[derive(Parser)]
     struct Line {
@@ -121,7 +121,8 @@ mod tests {
     #[test]
     fn command_is_done_when_its_status_and_both_ends_of_its_output_are_there() {
         let args = Line::parse_from(["run", "true"]).args;
-        let mut run = Run::new(&args, CommandPorts::new(), mpsc::channel().0, String::new());
+        let mut run =
+            Run::new(&args, CommandPorts::with(MorePorts::default()), mpsc::channel().0, String::new());
         for said in [
             RunEvent::Up,
             RunEvent::StreamComplete(0, true),
@@ -146,7 +147,8 @@ mod tests {
     #[test]
     fn output_that_the_host_does_not_take_is_a_failure_whatever_the_command_ended_with() {
         let args = Line::parse_from(["run", "true"]).args;
-        let mut run = Run::new(&args, CommandPorts::new(), mpsc::channel().0, String::new());
+        let mut run =
+            Run::new(&args, CommandPorts::with(MorePorts::default()), mpsc::channel().0, String::new());
         for said in [RunEvent::Up, RunEvent::CommandExited(0), RunEvent::StreamComplete(1, true)] {
             assert!(run.handle(said).unwrap().is_none());
         }

@@ -21,6 +21,8 @@ use std::net::SocketAddr;
 
 use usernet::{Config, Forward};
 
+use super::open_files;
+
 pub(crate) use backend::UserBackend;
 pub(crate) use ports::Ports;
 use resolver::Resolver;
@@ -75,7 +77,7 @@ impl UserNetwork {
         forwards: &[Forward],
         networks: usize,
     ) -> Result<Self, UserNetworkError> {
-        let limits = limits::within_descriptors(config.limits, limits::descriptors(), networks);
+        let limits = limits::within_descriptors(config.limits, open_files::limit(), networks);
         let config = Config { limits, ..config };
         let network = UserNetwork { config, ports: Ports::default() };
         for forward in forwards {
@@ -120,7 +122,7 @@ pub(crate) fn open_shared(
     forwards: &[(Forward, usernet::Destination)],
     networks: usize,
 ) -> Result<(Wire, Vec<SocketAddr>), UserNetworkError> {
-    let limits = limits::within_descriptors(config.limits, limits::descriptors(), networks);
+    let limits = limits::within_descriptors(config.limits, open_files::limit(), networks);
     let mut wire = Wire::new(Config { limits, ..config }).map_err(UserNetworkError::Host)?;
     let mut addresses = Vec::new();
     for (forward, to) in forwards {

@@ -8,13 +8,13 @@ use crate::platform::{peek, poke};
 pub const OUT: &[u8] = b"minivmm.out";
 pub const ERR: &[u8] = b"minivmm.err";
 pub const RUN: &[u8] = b"minivmm.run";
-pub const IN: &[u8] = b"minivmm.in";
 /// Not every machine has these.
+pub const IN: &[u8] = b"minivmm.in";
 pub const GENERATION: &[u8] = b"org.minivmm.generation";
 pub const FILES: &[u8] = b"minivmm.files";
 const NAMES: [&[u8]; 6] = [OUT, ERR, RUN, IN, GENERATION, FILES];
 /// How many of them every machine has.
-const EVERY: usize = 4;
+const EVERY: usize = 3;
 
 const ARENA: Arena = Arena(4 << 20);
 /// A page for each descriptor of each queue; a line.
@@ -233,7 +233,7 @@ impl Ports {
 
     /// Copies the input to a port.
     pub fn copy_input(&mut self, to: &[u8]) {
-        while to == FILES && self.numbers[NAMES.len() - 1].is_none() {
+        while self.numbers[3].is_none() || to == FILES && self.numbers[NAMES.len() - 1].is_none() {
             self.hear();
         }
         let (from, to) = (self.queue(IN), self.queue(to) + 1);
