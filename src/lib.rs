@@ -109,12 +109,14 @@ mod machine;
 #[cfg(feature = "cli")]
 mod migration;
 mod saved;
+mod shown;
 pub mod spec;
 #[cfg(feature = "cli")]
 mod switch;
 
 pub use devices::component::StateError;
 pub use host::capture::CaptureError;
+pub use host::closed::ClosedFolder;
 #[doc(hidden)]
 pub use host::disk::RunningImage;
 pub use host::disk::{DiskError, DiskHolder};
@@ -122,7 +124,7 @@ pub use host::forward::ForwardError;
 pub use host::net_socket::NetSocketError;
 pub use host::port_owner::PortOwner;
 pub use host::ports::PortError;
-pub use host::share::ShareError;
+pub use host::share::{ShareError, ShareFault};
 pub use host::switch_port::SwitchPortError;
 pub use host::tap::{TapError, TapHolder};
 pub use image::{ImageError, ReadError};

@@ -322,8 +322,8 @@ fn run_says_what_its_guest_cannot_be_made_of() {
     with(&["--kernel", "vmlinuz", "--modules", "mine"], &["has no module virtio_pci", "not built in"]);
     fs::write(modules.join("virtio_pci.ko.xz"), b"\xfd7zXZ\0 damaged").unwrap();
     with(&["--kernel", "vmlinuz", "--modules", "mine"], &["virtio_pci.ko.xz cannot be read"]);
-    with(&["--kernel", "own", "--root", "nope"], &["there is no directory nope (--root)"]);
-    with(&["--kernel", "own", "--root", "own"], &["--root own is no directory"]);
+    with(&["--kernel", "own", "--root", "nope"], &["--root nope: there is no such folder"]);
+    with(&["--kernel", "own", "--root", "own"], &["--root own: it is no folder"]);
     fs::create_dir_all(folder.path("tree/bin")).unwrap();
     fs::write(folder.path("tree/bin/sh"), "").unwrap();
     with(&["--kernel", "own", "--root", "tree", "--mem", "20"], &["20 MiB", "too little", "--mem "]);
@@ -335,6 +335,144 @@ fn run_says_what_its_guest_cannot_be_made_of() {
     with(&["--kernel", "own", "--root", "tree", "--mem", "512"], &["too little", "--mem "]);
     fs::File::create(folder.path("tree/big")).unwrap().set_len(4 << 30).unwrap();
     with(&["--kernel", "own", "--root", "tree", "--mem", "16G"], &["big has 4294967296 bytes", "on a disk"]);
+}
+
+/// Whichever way a folder was asked for, the sentence names that and the cure.
+#[test]
+fn shares_that_are_wrong_are_told_by_what_asked_for_them() {
+    let folder = Folder::new();
+    fs::create_dir(folder.path("d")).unwrap();
+    fs::write(folder.path("file"), "").unwrap();
+    std::os::unix::fs::symlink("ring", folder.path("ring")).unwrap();
+    let machine = ["--kernel", "own", "--initrd", "none"];
+    let share = |text: &str, said: &str| {
+        folder.fails(
+            &[&machine[..], &["--share", text]].concat(),
+            FAILED,
+            &[&format!("minivmm: --share {said}")],
+        );
+    };
+    share("none", "none: there is no such folder; make it with `mkdir -p none`, or name another\n");
+    share("file", "file: it is no folder; name a folder, such as the one that it is in\n");
+    share("file/x", "file/x: file, which is on the way to it, is no folder; name another\n");
+    share(
+        "ring",
+        "ring: symbolic links on the way to it lead round in a circle (`namei ring`); mend one of them, ",
+    );
+    share(
+        "/proc",
+        "/proc: it is no folder of files, but what the kernel shows of the host (`findmnt -T /proc`), ",
+    );
+    share(
+        "d:/x:/y",
+        "d:/x: there is no such folder, and a share has one mount, and `/x` and `/y` are two: write `d:/x` ",
+    );
+    share(
+        "d:",
+        "d:: there is no such folder, and there is no mount behind the colon: write `d` without one, or as in ",
+    );
+    share(
+        "mis\u{1b}[31msing\n2",
+        r"mis\u{1b}[31msing\n2: there is no such folder; make it with `mkdir -p $'mis\x1b[31msing\x0a2'`",
+    );
+    // Nor does any other sentence control the terminal.
+    folder.fails(&["--kernel", "own", "--mem", "\u{1b}[31m"], USAGE, &[r"\u{1b}[31m"]);
+    folder.fails(&["clone", "mis\u{1b}[31msing", "vm1"], FAILED, &[r"mis\u{1b}[31msing"]);
+    // In a file it is the line, and what nothing can be is refused as by the flag.
+    let with_file = |text: &str, status, said: &str| {
+        fs::write(folder.path("m.toml"), format!("kernel = 'own'\ninitrd = 'none'\n{text}\n")).unwrap();
+        folder.fails(&["--config", "m.toml"], status, &[&format!("minivmm: m.toml, line {said}")]);
+    };
+    with_file(
+        "share = [\n{ path = 'none' }]",
+        FAILED,
+        "4: the shared folder none: there is no such folder; make it ",
+    );
+    with_file(
+        "[[share]]\npath = 'd'\n[[share]]\npath = 'd:'\n",
+        FAILED,
+        "5: the shared folder d:: there is no such folder, ",
+    );
+    with_file("share = [{ path = \"\" }]", USAGE, "3: `path` is empty");
+    with_file("share = [{ path = \"d\\u0000x\" }]", USAGE, "3: the text of `path` has a NUL character");
+    with_file("share = [{ path = 'd', cache = 'foo' }]", USAGE, "3: `cache`: unknown variant `foo`");
+    let run = |words: &[&str], said: &str| {
+        folder.fails(
+            &[&["run", "--kernel", "own"], words, &["true"]].concat(),
+            125,
+            &[&format!("minivmm: --{said}")],
+        );
+    };
+    run(&["--volume", "none:/x"], "volume none: there is no such folder");
+    run(&["--volume", "d:/x:/y"], "volume d:/x: there is no such folder, and a share has one mount");
+    run(&["--volume", "ring:/x"], "volume ring: symbolic links on the way to it lead round in a circle");
+    run(&["--root", "ring"], "root ring: symbolic links on the way to it lead round in a circle");
+    run(&["--out", "/proc/x"], "out /proc/x: no directory can be made in /proc");
+    run(&["--out", "file/x"], "out file/x: file is no directory; name one that is");
+}
+
+/// The folder that is closed is named, and who can open it.
+#[test]
+fn what_an_ordinary_user_may_not_enter_is_told_with_who_can_change_that() {
+    const USER: u32 = 54_321;
+    let folder = Folder::new();
+    fs::set_permissions(folder.path("."), fs::Permissions::from_mode(0o755)).unwrap();
+    for (name, owner) in [("roots", "0"), ("own", "54321")] {
+        let path = folder.path(&format!("closed-{name}"));
+        fs::create_dir_all(path.join("in")).unwrap();
+        fs::write(path.join("kernel"), "").unwrap();
+        assert!(Command::new("chown").arg(owner).arg(&path).status().unwrap().success());
+        let mode = if owner == "0" { 0o700 } else { 0o000 };
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let says = |words: &[&str], said: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
+        let output = command.args(words).current_dir(folder.path(".")).uid(USER).gid(USER).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            stderr.contains(said) && output.status.code().is_some_and(|code| code > 0),
+            "{words:?}: {stderr}"
+        );
+    };
+    let machine = ["--kernel", "own", "--initrd", "none", "--share"];
+    let mend = |missing: &str| {
+        format!(
+            "it belongs to root, who can let you with `setfacl -m u:54321:{missing} closed-roots`, or everybody with `chmod o+{missing} \
+             closed-roots`"
+        )
+    };
+    let share =
+        |path: &str, said: &str| says(&[&machine[..], &[path]].concat(), &format!("--share {path}: {said}"));
+    share(
+        "closed-own",
+        "this user may not read closed-own; `chmod u+rx closed-own` lets you; or name another folder\n",
+    );
+    share("closed-own/in", "this user may not enter closed-own; `chmod u+x closed-own` lets you; ");
+    share("closed-roots", &format!("this user may not read closed-roots; {}; ", mend("rx")));
+    share("closed-roots/none/x", &format!("this user may not enter closed-roots; {}; ", mend("x")));
+    let run =
+        |words: &[&str], said: &str| says(&[&["run", "--kernel", "own"], words, &["true"]].concat(), said);
+    run(
+        &["--volume", "closed-own:/x"],
+        "--volume closed-own: this user may not read closed-own; `chmod u+rx closed-own`",
+    );
+    run(
+        &["--root", "closed-own"],
+        "--root closed-own: this user may not read closed-own; `chmod u+rx closed-own`",
+    );
+    run(
+        &["--root", "closed-own/in"],
+        "--root closed-own/in: this user may not enter closed-own; `chmod u+x closed-own`",
+    );
+    run(
+        &["--out", "closed-own/x"],
+        "--out closed-own/x: this user may not write to closed-own; `chmod u+rwx closed-own`",
+    );
+    run(&["--out", "x"], "--out x: this user may not write to .; it belongs to root, ");
+    says(
+        &["--kernel", "closed-own/kernel"],
+        "the kernel closed-own/kernel cannot be opened: this user may not enter closed-own; ",
+    );
 }
 
 #[test]

@@ -344,7 +344,15 @@ fn command_has_its_environment_its_folder_and_its_files_come_out() {
     let expected =
         "it is|a  b||/tmp|/root\nstatus 5\n.\n./big\n./link\n./sub\n./sub/one\none\n3000000\nstatus 125\n0\n";
     assert_eq!(text, expected, "{}", out.err_text());
-    says(&out, &["2 of the files for --out were left out", "the guest has no directory /none (--workdir)"]);
+    says(
+        &out,
+        &[
+            "2 of the files for --out were left out: ",
+            "null",
+            "evil",
+            "the guest has no directory /none (--workdir)",
+        ],
+    );
     let err = out.err_text();
     let line = err.lines().find_map(|line| line.strip_prefix("minivmm: time: ")).unwrap();
     let parts: Vec<_> = line.split(", ").filter_map(|part| part.split_once(' ')).collect();

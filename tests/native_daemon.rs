@@ -327,6 +327,71 @@ fn what_goes_wrong_is_said_and_counted_as_in_the_foreground() {
     assert!(!lab.path("pid").exists());
 }
 
+/// Whoever asks is in another folder than the one that it was started from.
+#[test]
+fn machine_tells_its_paths_so_that_they_are_found_from_anywhere() {
+    let lab = Lab::new(Guest::Obedient);
+    fs::create_dir(lab.path("src")).unwrap();
+    File::create(lab.path("disk.raw")).unwrap().set_len(1 << 20).unwrap();
+    let daemon = lab.start(&["--name", "vm0", "--share", "src:/mnt/src,ro", "--disk", "disk.raw"]);
+    let info = lab.does(&["info", "vm0"]);
+    let here = lab.0.path().display();
+    for line in [
+        format!("share0 = {here}/src at /mnt/src, read-only\n"),
+        format!("{here}/guest ("),
+        format!("vda = {here}/disk.raw (1 MiB"),
+        format!("     -    {here}/disk.raw\n"),
+        format!("kernel = \"{here}/guest\"\n"),
+        format!("path = \"{here}/src\"\n"),
+        format!("path = \"{here}/disk.raw\"\n"),
+    ] {
+        assert!(info.contains(&line), "{line}\n{info}");
+    }
+    lab.does(&["kill", "vm0"]);
+    daemon.end();
+}
+
+#[test]
+fn folder_that_a_saved_machine_shares_is_to_be_put_back_and_another_one_is_told() {
+    let lab = Lab::new(Guest::Obedient);
+    fs::create_dir(lab.path("src")).unwrap();
+    let daemon = lab.start(&["--name", "vm0", "--share", "src"]);
+    lab.does(&["save", "vm0", "saved"]);
+    assert_eq!(daemon.end(), 0);
+    let [here, src] = ["", "src"].map(|name| lab.path(name).display().to_string());
+    let again = |words: &[&str]| {
+        let output = ends(&mut lab.command(words));
+        (output.status.code(), String::from_utf8(output.stderr.clone()).unwrap(), output)
+    };
+    fs::rename(lab.path("src"), lab.path("moved")).unwrap();
+    let gone = format!(
+        "minivmm: the shared folder {src} of the saved machine {here}saved: there is no such folder; put it back, or mount it again: \
+         the guest goes on with the files that were in it\n"
+    );
+    for words in [&["restore", "saved"][..], &["clone", "saved", "vm1"]] {
+        let (status, said, _) = again(words);
+        assert!(status == Some(1) && said.ends_with(&gone), "{words:?}: {said}");
+    }
+    File::create(lab.path("src")).unwrap();
+    let (status, said, _) = again(&["restore", "saved"]);
+    assert!(status == Some(1) && said.contains("it is no folder; put it back"), "{said}");
+    fs::remove_file(lab.path("src")).unwrap();
+    fs::create_dir(lab.path("src")).unwrap();
+    let warning = "is another one than the machine was saved with";
+    let (_, said, output) = again(&["restore", "saved", "-d", "--log", "log"]);
+    let other = Daemon::from(&output);
+    assert_eq!(said.matches(warning).count(), 1, "{said}");
+    lab.does(&["kill", "vm0"]);
+    other.end();
+    fs::remove_dir(lab.path("src")).unwrap();
+    fs::rename(lab.path("moved"), lab.path("src")).unwrap();
+    let (_, said, output) = again(&["restore", "saved", "-d", "--log", "log"]);
+    let same = Daemon::from(&output);
+    assert!(!said.contains(warning), "{said}");
+    lab.does(&["kill", "vm0"]);
+    same.end();
+}
+
 #[test]
 fn pidfile_is_there_while_the_machine_runs_and_a_dead_ones_is_replaced() {
     let lab = Lab::new(Guest::PowerButton);

@@ -208,7 +208,7 @@ fn files_of_the_command_come_out_whole_or_not_at_all() {
         }),
     );
     is(&out, 0, "");
-    assert!(said(&out).contains("1 of the files for --out were left out"), "{}", said(&out));
+    assert!(said(&out).contains("1 of the files for --out were left out: passwd ("), "{}", said(&out));
     assert_eq!(fs::read_dir(home.path("up")).unwrap().count(), 0);
     fs::remove_dir(home.path("up")).unwrap();
     is(&home.out(&["--out", "off", "--", "off"]), 122, "");
@@ -291,9 +291,9 @@ fn folders_that_are_none_are_refused_by_their_option() {
     };
     refused(
         &["--volume", "none:/work", "true"],
-        "there is no directory none (--volume); name one that is there, or make it",
+        "--volume none: there is no such folder; make it with `mkdir -p none`, or name another",
     );
-    refused(&["--volume", "kernel:/work", "true"], "--volume kernel is no directory");
+    refused(&["--volume", "kernel:/work", "true"], "--volume kernel: it is no folder");
     refused(
         &["--warm", "box", "--volume", "root:/work", "true"],
         "leave out --volume and --share, or --warm",

@@ -1,5 +1,6 @@
 //! Names of files in sentences and command lines. They may come from an image: nothing of them controls a terminal.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Characters of a name that are shown.
@@ -16,15 +17,27 @@ pub(crate) fn text(raw: &str) -> String {
     raw.chars().take(LONGEST).map(plain).collect()
 }
 
-/// A name in a command line, quoted if the shell would read it differently.
+/// A name in a command line, quoted if the shell would read it differently. What a terminal would not print is escaped as bash, zsh and ksh
+/// read it (`$'\x1b'`).
 pub fn shell(path: &Path) -> String {
-    let text = name(path);
+    let bytes = path.as_os_str().as_bytes();
     let is_plain = |sign: char| sign.is_alphanumeric() || "/._-+=:@%,".contains(sign);
-    if !text.is_empty() && !text.starts_with('-') && text.chars().all(is_plain) {
-        return text;
+    let is_shown = |sign: char| !sign.is_control() && !is_format(sign);
+    let dot = if bytes.starts_with(b"-") { "./" } else { "" };
+    match path.to_str() {
+        Some(text) if !text.is_empty() && dot.is_empty() && text.chars().all(is_plain) => text.to_owned(),
+        Some(text) if text.chars().all(is_shown) => format!("'{dot}{}'", text.replace('\'', r"'\''")),
+        _ => format!("$'{dot}{}'", bytes.iter().map(|byte| escaped(*byte)).collect::<String>()),
     }
-    let text = if text.starts_with('-') { format!("./{text}") } else { text };
-    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// A byte between `$'` and `'`.
+fn escaped(byte: u8) -> String {
+    match byte {
+        b'\'' | b'\\' => format!("\\{}", char::from(byte)),
+        b' '..=b'~' => char::from(byte).to_string(),
+        _ => format!("\\x{byte:02x}"),
+    }
 }
 
 /// Characters that change the direction or the place of others.
@@ -51,8 +64,13 @@ mod tests {
             ("it's", r"'it'\''s'"),
             ("$(reboot)", "'$(reboot)'"),
             ("-r", "'./-r'"),
+            ("", "''"),
+            ("mis\u{1b}[31msing\n'2", r"$'mis\x1b[31msing\x0a\'2'"),
+            ("-\u{202e}\\", r"$'./-\xe2\x80\xae\\'"),
         ] {
             assert_eq!(shell(Path::new(path)), word);
         }
+        // All of it, however long.
+        assert_eq!(shell(Path::new(&"x".repeat(4000))).len(), 4000);
     }
 }

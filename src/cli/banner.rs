@@ -1,6 +1,7 @@
 //! The banner: what a machine is made of, printed on stderr before it starts.
 
 use std::fmt::{self, Display};
+use std::path::Path;
 
 use boot::kernel::Format;
 
@@ -8,7 +9,8 @@ use crate::host::disk::OpenDisk;
 use crate::host::stdio::is_terminal;
 use crate::host::terminal::in_foreground;
 use crate::machine::BoundForward;
-use crate::machine::files::{BootFiles, Prepared, shown};
+use crate::machine::files::{BootFile, BootFiles, Prepared, shown};
+use crate::shown::path as shown_path;
 use crate::spec::{ConsoleChoice, DiskSpec, NetId, NetLink, NetSpec, Spec};
 
 /// The banner of a machine.
@@ -20,6 +22,26 @@ pub(super) struct Banner<'a> {
     pub prepared: &'a Prepared,
     /// Where the console's input comes from.
     pub keys: KeyboardInput,
+    /// How its paths are written.
+    pub paths: Paths,
+}
+
+/// How paths are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Paths {
+    /// For the terminal where they were typed.
+    AsTyped,
+    /// For readers in other folders.
+    Absolute,
+}
+
+impl Paths {
+    fn shown(self, path: &Path) -> String {
+        match self {
+            Paths::AsTyped => shown_path(path),
+            Paths::Absolute => shown_path(&std::path::absolute(path).unwrap_or_else(|_| path.into())),
+        }
+    }
 }
 
 /// Where the console's input comes from.
@@ -46,19 +68,29 @@ impl KeyboardInput {
 
 impl Display for Banner<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Banner { spec, prepared, keys } = self;
+        let Banner { spec, prepared, keys, paths } = self;
         let mut line = |name: &str, value: &dyn Display| writeln!(f, "~> {name:<12}: {value}");
         if let Some(BootFiles { kernel, headers, initrd, root, entry, .. }) = prepared.files() {
-            line("Kernel", &format_args!("{kernel} ({})", describe(headers.format(), headers.version())))?;
+            line(
+                "Kernel",
+                &format_args!(
+                    "{} ({})",
+                    boot_file(kernel, *paths),
+                    describe(headers.format(), headers.version())
+                ),
+            )?;
             match initrd {
-                Some((initrd, _)) => line("Initrd", initrd)?,
+                Some((initrd, _)) => line("Initrd", &boot_file(initrd, *paths))?,
                 None => line("Initrd", &"none")?,
             }
             if let Some(entry) = entry {
-                line("Boot entry", &format_args!("{entry} on {}, with its options", first_disk(spec)))?;
+                line(
+                    "Boot entry",
+                    &format_args!("{entry} on {}, with its options", first_disk(spec, *paths)),
+                )?;
             }
             if let Some((root, place)) = root {
-                line("Root", &format_args!("root={root}, {place} on {}", first_disk(spec)))?;
+                line("Root", &format_args!("root={root}, {place} on {}", first_disk(spec, *paths)))?;
             }
         }
         line("RAM", &spec.mem())?;
@@ -67,20 +99,21 @@ impl Display for Banner<'_> {
         }
         line("Processors", &spec.cpus())?;
         for ((disk, drive), letter) in spec.disk.iter().zip(&prepared.open.drives).zip('a'..) {
-            line("Disk", &format_args!("vd{letter} = {}", describe_disk(disk, &drive.medium())))?;
+            line("Disk", &format_args!("vd{letter} = {}", describe_disk(disk, &drive.medium(), *paths)))?;
         }
         for (id, net) in spec.interfaces() {
-            line("Network", &describe_net(&id, net))?;
+            line("Network", &describe_net(&id, net, *paths))?;
         }
         for port in &spec.port {
             match &port.socket {
-                Some(socket) => line("Port", &format_args!("{} = {}", port.name, socket.display()))?,
+                Some(socket) => line("Port", &format_args!("{} = {}", port.name, paths.shown(socket)))?,
                 None => line("Port", &format_args!("{}: says when the guest goes on", port.name))?,
             }
         }
         for (tag, share) in spec.shares() {
+            let mount = share.mount.as_ref().map(|mount| format!(" at {mount}")).unwrap_or_default();
             let read_only = if share.read_only { ", read-only" } else { "" };
-            line("Share", &format_args!("{tag} = {}{read_only}", share.path.display()))?;
+            line("Share", &format_args!("{tag} = {}{mount}{read_only}", paths.shown(&share.path)))?;
         }
         let name = match spec.console() {
             ConsoleChoice::Ttys0 => "",
@@ -105,8 +138,13 @@ pub(super) fn forwards(forwards: &[BoundForward]) -> String {
     forwards.iter().map(|bound| format!("~> {:<12}: {bound}\n", "Forward")).collect()
 }
 
-fn first_disk(spec: &Spec) -> String {
-    spec.disk.first().map(|disk| disk.image().display().to_string()).unwrap_or_default()
+fn first_disk(spec: &Spec, paths: Paths) -> String {
+    spec.disk.first().map(|disk| paths.shown(disk.image())).unwrap_or_default()
+}
+
+fn boot_file(file: &BootFile, paths: Paths) -> String {
+    let path = paths.shown(file.path());
+    file.inside().map_or_else(|| path.clone(), |inside| format!("{} on {path}", shown(inside)))
 }
 
 /// Format and release of a kernel.
@@ -118,7 +156,7 @@ pub(super) fn describe(format: Format, version: Option<&str>) -> String {
 }
 
 /// A disk with its size, for an image the space that it occupies on the host (as `ls -s` shows), and the image that it lies on.
-fn describe_disk(disk: &DiskSpec, open: &OpenDisk) -> String {
+fn describe_disk(disk: &DiskSpec, open: &OpenDisk, paths: Paths) -> String {
     let DiskSpec { read_only, direct, snapshot, .. } = disk;
     // What is written to a snapshot is no part of the disk that the user knows.
     let mut layers = open.layers().iter().skip(usize::from(*snapshot));
@@ -127,14 +165,14 @@ fn describe_disk(disk: &DiskSpec, open: &OpenDisk) -> String {
         None => (disk.image(), open.used()),
     };
     let used = used.map(|used| format!(", {} used", bytes(used))).unwrap_or_default();
-    let below = layers.next().map(|layer| format!(", on {}", shown(&layer.path.to_string_lossy())));
+    let below = layers.next().map(|layer| format!(", on {}", paths.shown(&layer.path)));
     let flags = [
         (*read_only, ", read-only"),
         (*snapshot, ", changes are dropped at the end"),
         (*direct, ", past the page cache"),
     ];
     let flags: String = flags.into_iter().filter(|(set, _)| *set).map(|(_, text)| text).collect();
-    format!("{} ({}{used}{}){flags}", path.display(), bytes(open.length()), below.unwrap_or_default())
+    format!("{} ({}{used}{}){flags}", paths.shown(path), bytes(open.length()), below.unwrap_or_default())
 }
 
 /// In the largest unit that leaves about three digits.
@@ -149,7 +187,7 @@ fn bytes(count: u64) -> String {
 }
 
 /// An interface with the addresses that the guest has without any configuration.
-fn describe_net(id: &NetId, net: &NetSpec) -> String {
+fn describe_net(id: &NetId, net: &NetSpec, paths: Paths) -> String {
     let id = net.id.as_ref().map_or_else(String::new, |_| format!("{id} = "));
     let link = match &net.link {
         NetLink::User(user) => {
@@ -163,7 +201,7 @@ fn describe_net(id: &NetId, net: &NetSpec) -> String {
         NetLink::User(_) => format!(", MAC {mac}"),
         _ => format!(", MAC {mac}, IPv6 link-local {}", mac.link_local()),
     });
-    let pcap = net.pcap.as_ref().map(|file| format!(", captured in {}", file.display()));
+    let pcap = net.pcap.as_ref().map(|file| format!(", captured in {}", paths.shown(file)));
     format!("{id}{link}{}{}", mac.unwrap_or_default(), pcap.unwrap_or_default())
 }
 
@@ -181,7 +219,9 @@ mod tests {
         std::fs::write(&initrd, "x").unwrap();
         let spec = Spec::new(&kernel).with_initrd(initrd).with_mem("1G".parse().unwrap());
         let prepared = Prepared::of(&spec).unwrap();
-        let text = Banner { spec: &spec, prepared: &prepared, keys: KeyboardInput::Terminal }.to_string();
+        let banner =
+            |keys| Banner { spec: &spec, prepared: &prepared, keys, paths: Paths::AsTyped }.to_string();
+        let text = banner(KeyboardInput::Terminal);
         let text = text.replace(&folder.path().display().to_string(), "/k");
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "~> Kernel      : /k/vmlinuz (Linux 6.1.0-own, bzImage)");
@@ -189,16 +229,12 @@ mod tests {
         assert_eq!(lines[2], "~> RAM         : 1 GiB");
         assert_eq!(lines[3], "~> Processors  : 1");
         assert!(lines[4].contains("Ctrl-]"));
-        let later = Banner { spec: &spec, prepared: &prepared, keys: KeyboardInput::Background }.to_string();
+        let later = banner(KeyboardInput::Background);
         assert!(
             later.contains("shown here; no keys in the background") && !later.contains("Ctrl-]"),
             "{later}"
         );
-        assert!(
-            !Banner { spec: &spec, prepared: &prepared, keys: KeyboardInput::None }
-                .to_string()
-                .contains("Console")
-        );
+        assert!(!banner(KeyboardInput::None).contains("Console"));
     }
 
     #[test]
@@ -222,12 +258,26 @@ mod tests {
             .with_net("user,id=lan,pcap=f,mac=02:00:00:00:00:01".parse().unwrap())
             .with_net("switch=lab,vlan=2,loss=1%,mac=02:00:00:00:00:02".parse().unwrap())
             .with_port("name=a,socket=/run/a.sock".parse().unwrap())
+            .with_share("/src:/mnt/src,ro".parse().unwrap())
+            .with_share("my\nsrc,tag=work".parse().unwrap())
             .with_balloon("64".parse().unwrap())
             .with_console(ConsoleChoice::Hvc0)
             .settled()
             .unwrap();
-        let prepared = Prepared::of(&spec).unwrap();
-        let text = Banner { spec: &spec, prepared: &prepared, keys: KeyboardInput::Terminal }.to_string();
+        let prepared = Prepared::of(&Spec { share: Vec::new(), ..spec.clone() }).unwrap();
+        let banner = |paths| {
+            Banner { spec: &spec, prepared: &prepared, keys: KeyboardInput::Terminal, paths }.to_string()
+        };
+        let text = banner(Paths::AsTyped);
+        let here = std::env::current_dir().unwrap().display().to_string();
+        let absolute = banner(Paths::Absolute);
+        for line in [
+            format!("work = {here}/my\\nsrc\n"),
+            format!("captured in {here}/f\n"),
+            "share0 = /src at".into(),
+        ] {
+            assert!(absolute.contains(&line), "{line}\n{absolute}");
+        }
         let image = image.display().to_string();
         let text = text.replace(&image, "vm0.raw");
         for line in [
@@ -240,6 +290,8 @@ mod tests {
             "~> Network     : lan = user, guest 10.0.2.15 by DHCP, MAC 02:00:00:00:00:01, captured in f",
             "~> Network     : switch lab (vlan=2,loss=1%), MAC 02:00:00:00:00:02, IPv6 link-local fe80::ff:fe00:2",
             "~> Port        : a = /run/a.sock",
+            "~> Share       : share0 = /src at /mnt/src, read-only",
+            r"~> Share       : work = my\nsrc",
             "~> Console     : this terminal (hvc0); Ctrl-] then ? for the menu, q to quit",
         ] {
             assert!(text.lines().any(|said| said == line), "{line}\n{text}");
@@ -259,7 +311,7 @@ mod tests {
             let disk: DiskSpec =
                 format!("{0}/base.raw{1}", folder.path().display(), options).parse().unwrap();
             let disk = DiskSpec { overlay: disk.overlay.map(|name| folder.path().join(name)), ..disk };
-            let text = describe_disk(&disk, &OpenDisk::open(&disk).unwrap());
+            let text = describe_disk(&disk, &OpenDisk::open(&disk).unwrap(), Paths::AsTyped);
             text.replace(&format!("{}/", folder.path().display()), "")
         };
         assert_eq!(said(",ro"), "base.raw (4 MiB, 4 MiB used), read-only");

@@ -37,7 +37,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use args::{ArgsError, Command, DoctorArgs};
-use banner::{Banner, KeyboardInput};
+use banner::{Banner, KeyboardInput, Paths};
 use daemon::{Notify, Parent, Service, ServiceArgs, What};
 use exit::Status;
 use log::Level;
@@ -154,7 +154,8 @@ fn serve_with_leave(
         return report_error(&error, Status::Failed);
     }
     let keys = if detached { KeyboardInput::None } else { KeyboardInput::detect() };
-    let banner = Banner { spec, prepared: &prepared, keys }.to_string();
+    let banner = |paths| Banner { spec, prepared: &prepared, keys, paths }.to_string();
+    let (banner, shown_elsewhere) = (banner(Paths::AsTyped), banner(Paths::Absolute));
     warnings.extend(more.iter().map(ToString::to_string));
     if detached && spec.name.is_none() {
         warnings.push(UNNAMED_WARNING.to_owned());
@@ -163,7 +164,7 @@ fn serve_with_leave(
         warnings.extend(removed_at_logout(&host));
     }
     logger::install();
-    let service = service.with_banner(&banner);
+    let service = service.with_banner(&shown_elsewhere);
     session::run(spec, prepared, claim, service, leave, move |forwards| {
         begun()?;
         report::message(&format_args!("{banner}{}", banner::forwards(forwards)));

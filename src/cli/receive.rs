@@ -15,8 +15,10 @@ use super::migration_address::{MigrationAddress, NobodyCame, SILENCE, of, silenc
 use super::{report, report_error, serve_with_leave};
 use crate::control::find;
 use crate::host::process::redirect_to_null;
+use crate::host::share::ShareError;
 use crate::migration::{ReceiveOptions, Received, receive};
-use crate::spec::{Initrd, MachineName, Spec};
+use crate::shown::path as shown;
+use crate::spec::{Initrd, MachineName, ShareOrigin, Spec};
 
 /// Where the machine comes from, and how it goes on.
 #[derive(Debug, Clone, clap::Args)]
@@ -165,15 +167,14 @@ fn check(spec: &mut Spec, name: Option<&MachineName>, comes: &dyn Fn(usize) -> b
         _ => None,
     };
     let unusable = |path: &Path, why: &dyn Display| {
-        format!("{} cannot be used there: {why}; it has to be at the same path on both hosts", path.display())
+        format!("{} cannot be used there: {why}; it has to be at the same path on both hosts", shown(path))
     };
     for path in spec.kernel.as_deref().into_iter().chain(initrd).chain(disks) {
         path.metadata().map_err(|error| unusable(path, &error))?;
     }
-    for path in spec.share.iter().map(|share| share.path.as_path()) {
-        if !path.metadata().map_err(|error| unusable(path, &error))?.is_dir() {
-            return Err(unusable(path, &"it is no folder"));
-        }
+    for share in &mut spec.share {
+        share.origin = ShareOrigin::Received;
+        ShareError::look_at(share).map_err(|error| error.to_string())?;
     }
     Ok(())
 }

@@ -11,16 +11,17 @@ use log::Level;
 use super::machine_log;
 use crate::host::ready::is_writable;
 use crate::host::stdio::Output;
+use crate::shown::lines;
 
 /// Prints on stderr, in one write, so that messages of several processes do not mix. An error is ignored: the
-/// machine matters more than the text.
+/// machine matters more than the text. Whatever names are in it, it does not control the terminal.
 pub fn message(text: &dyn Display) {
     message_at(Level::Info, text);
 }
 
 /// The same with a level for the log.
 pub(super) fn message_at(level: Level, text: &dyn Display) {
-    let text = with_limit_advice(text.to_string());
+    let text = lines(&with_advice(text.to_string()));
     // The log first: standard error may have a slow reader.
     machine_log::record(level, &text);
     if !LIMIT_WAITS.load(Ordering::Relaxed) || is_writable(&Output::error(), STDERR_LIMIT) {
@@ -65,17 +66,19 @@ pub fn chain(error: &dyn Error) -> String {
         }
         cause = error.source();
     }
-    with_limit_advice(text)
+    with_advice(text)
 }
 
-/// The same text with a cure, where the process or the host has no file descriptor left: any part of the
-/// program may fail so.
-fn with_limit_advice(text: String) -> String {
-    // As std formats EMFILE and ENFILE.
+/// The same text with a cure, where any part of the program may fail so: the process or the host has no file descriptor left, or links of
+/// a path go round.
+fn with_advice(text: String) -> String {
+    // As std formats EMFILE, ENFILE and ELOOP.
     let cure = if text.contains("(os error 24)") && !text.contains("ulimit -n") {
         "; raise the limit of open files, as with `ulimit -n 65536`, or LimitNOFILE= of a systemd unit"
     } else if text.contains("(os error 23)") && !text.contains("fs.file-max") {
         "; the host has no open file left: raise it with `sudo sysctl fs.file-max=NUMBER`"
+    } else if text.contains("(os error 40)") && !text.contains("`namei ") {
+        "; symbolic links on the way lead round in a circle: `namei PATH` shows them"
     } else {
         return text;
     };
@@ -115,12 +118,14 @@ mod tests {
         let error = io::Error::from_raw_os_error(libc::EMFILE);
         let said = chain(&error);
         assert!(said.ends_with("LimitNOFILE= of a systemd unit") && said.contains("`ulimit -n"), "{said}");
-        assert_eq!(with_limit_advice(said.clone()), said, "said once");
-        let line = with_limit_advice(format!("minivmm: vda: {error}\r\n"));
+        assert_eq!(with_advice(said.clone()), said, "said once");
+        let line = with_advice(format!("minivmm: vda: {error}\r\n"));
         assert!(line.contains("(os error 24); raise") && line.ends_with("unit\r\n"), "{line}");
-        let host = with_limit_advice(io::Error::from_raw_os_error(libc::ENFILE).to_string());
+        let host = with_advice(io::Error::from_raw_os_error(libc::ENFILE).to_string());
         assert!(host.contains("fs.file-max"), "{host}");
-        assert_eq!(with_limit_advice("all is well\n".into()), "all is well\n");
+        assert_eq!(with_advice("all is well\n".into()), "all is well\n");
+        let round = with_advice(io::Error::from_raw_os_error(libc::ELOOP).to_string());
+        assert!(round.ends_with("`namei PATH` shows them") && with_advice(round.clone()) == round, "{round}");
     }
 
     #[test]

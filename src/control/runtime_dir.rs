@@ -24,6 +24,7 @@ use crate::host::peer::Peer;
 pub(crate) use crate::host::runtime_folders::own_folder;
 use crate::host::runtime_folders::{SWITCHES, folders, switch_folders};
 use crate::host::soon::{MOMENT, patience_for, soon_by};
+use crate::shown::path as shown;
 use crate::spec::{MachineName, SwitchName};
 
 /// A lock that is held only to remove stale files is free again at once.
@@ -48,7 +49,7 @@ pub enum ClaimError {
     /// The folder cannot be made.
     #[error(
         "the folder {path} for control sockets cannot be made: {source}; set XDG_RUNTIME_DIR to a folder of yours, or \
-         leave out `--name`", path = path.display()
+         leave out `--name`", path = shown(path)
     )]
     Folder {
         /// The folder.
@@ -59,7 +60,7 @@ pub enum ClaimError {
     /// Other users could replace our sockets.
     #[error(
         "the folder {path} for control sockets is not yours alone; make it so with `chown` and `chmod 700`, or \
-         remove it", path = path.display()
+         remove it", path = shown(path)
     )]
     Shared {
         /// The folder.
@@ -68,7 +69,7 @@ pub enum ClaimError {
     /// The path of the socket is too long for the kernel.
     #[error(
         "the control socket {path} of `--name` has a path of {length} bytes, and a Unix socket's has {SOCKET_PATH_MAX} at \
-         most; set XDG_RUNTIME_DIR to a folder with a shorter path, or choose a shorter name", path = path.display()
+         most; set XDG_RUNTIME_DIR to a folder with a shorter path, or choose a shorter name", path = shown(path)
     )]
     Long {
         /// The socket.
@@ -77,7 +78,7 @@ pub enum ClaimError {
         length: usize,
     },
     /// The host refused a file in the folder.
-    #[error("cannot {action} {path}: {source}; it is the control socket of `--name`", path = path.display())]
+    #[error("cannot {action} {path}: {source}; it is the control socket of `--name`", path = shown(path))]
     Host {
         /// The operation.
         action: &'static str,

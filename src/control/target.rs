@@ -17,6 +17,7 @@ use crate::machine::{
     RevertError, SaveError, SaveOptions, StartError, Stats,
 };
 use crate::migration::{Patience, migrate};
+use crate::saved::with_absolute_paths;
 use crate::spec::{ConsoleChoice, DiskGrowth, DiskLimitsChange, PortForward, Spec};
 
 /// Limit for answers that need no work.
@@ -292,8 +293,9 @@ pub struct RunningTarget {
 }
 
 impl RunningTarget {
-    /// `machine`, which was just started from `spec`.
+    /// `machine`, which was just started from `spec`. Clients may be in another folder, so that its paths are told absolute.
     pub fn new(machine: &Machine, spec: Spec) -> Self {
+        let spec = with_absolute_paths(spec.clone()).unwrap_or(spec);
         let (controls, console) = (machine.controls(), machine.console());
         RunningTarget { controls, console, spec, banner: Vec::new(), started: Instant::now() }
     }
@@ -310,6 +312,10 @@ impl ControlTarget for RunningTarget {
         let forwards = self.controls.forwards();
         let mut banner = self.banner.clone();
         banner.extend(forwards.iter().map(BannerLine::forward));
+        let mut disks = self.controls.disks();
+        for path in disks.iter_mut().filter_map(|disk| disk.path.as_mut()) {
+            *path = std::path::absolute(&*path).unwrap_or_else(|_| path.clone());
+        }
         Info {
             name: self.spec.name.as_ref().map(ToString::to_string),
             pid: std::process::id(),
@@ -327,7 +333,7 @@ impl ControlTarget for RunningTarget {
                 ConsoleChoice::Hvc0 => "hvc0",
             },
             banner,
-            disks: self.controls.disks(),
+            disks,
             forwards,
             spec: serde_json::to_value(&self.spec).ok(),
         }

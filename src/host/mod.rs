@@ -7,6 +7,7 @@
 pub(crate) mod announce;
 pub(crate) mod capture;
 pub(crate) mod clock;
+pub(crate) mod closed;
 pub(crate) mod connect;
 pub(crate) mod disk;
 pub(crate) mod disk_image;

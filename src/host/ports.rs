@@ -8,6 +8,7 @@ use virtio::console::{Backend, SocketBackend};
 
 use super::socket_address::SocketKind;
 use super::socket_file::{SocketFault, SocketFile};
+use crate::shown::path as shown;
 use crate::spec::PortName;
 
 /// Why the socket of a port could not be made.
@@ -17,7 +18,7 @@ pub enum PortError {
     /// The path is another kind of file.
     #[error(
         "cannot make the socket of port {name}: {path} is there already and is no socket; remove it, or give another path with `--port`",
-        path = path.display()
+        path = shown(path)
     )]
     NoSocket {
         /// The port.
@@ -28,7 +29,7 @@ pub enum PortError {
     /// A program listens there.
     #[error(
         "cannot make the socket of port {name}: another program listens on {path}, perhaps a second machine; give each machine a socket of its own",
-        path = path.display()
+        path = shown(path)
     )]
     InUse {
         /// The port.
@@ -37,7 +38,7 @@ pub enum PortError {
         path: PathBuf,
     },
     /// The host refused.
-    #[error("cannot make the socket of port {name} at {path}: {source}{}", cure(.source), path = path.display())]
+    #[error("cannot make the socket of port {name} at {path}: {source}{}", cure(.source), path = shown(path))]
     Host {
         /// The port.
         name: String,

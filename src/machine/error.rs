@@ -15,6 +15,7 @@ use crate::host::tap::TapError;
 use crate::image::ImageError;
 use crate::kvm::KvmError;
 use crate::saved::SavedMachineError;
+use crate::shown::path as shown;
 use crate::spec::{MemSize, SpecError};
 
 /// Why a machine could not be started, or started again for a reboot.
@@ -28,7 +29,7 @@ pub enum StartError {
     #[error(transparent)]
     Image(#[from] ImageError),
     /// A file could not be opened.
-    #[error("cannot open the {what} {path}: {source}", path = path.display())]
+    #[error("cannot open the {what} {path}: {source}", path = shown(path))]
     Open {
         /// What the file is to the machine.
         what: &'static str,
@@ -38,7 +39,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// A file could not be read.
-    #[error("cannot read {path}: {source}", path = path.display())]
+    #[error("cannot read {path}: {source}", path = shown(path))]
     Read {
         /// Its path.
         path: PathBuf,
@@ -46,7 +47,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The kernel is of a kind that this machine cannot boot.
-    #[error("cannot boot {path}: {source}", path = path.display())]
+    #[error("cannot boot {path}: {source}", path = shown(path))]
     Kernel {
         /// Its path.
         path: PathBuf,
@@ -60,7 +61,7 @@ pub enum StartError {
     )]
     InitrdGone,
     /// What was given as the initrd is none.
-    #[error("cannot use {path} as the initrd: {source}", path = path.display())]
+    #[error("cannot use {path} as the initrd: {source}", path = shown(path))]
     Initrd {
         /// Its path.
         path: PathBuf,
@@ -68,7 +69,7 @@ pub enum StartError {
         source: boot::initrd::InitrdError,
     },
     /// Kernel, initrd and command line do not fit the machine.
-    #[error("cannot boot {path} in this machine: {source}", path = path.display())]
+    #[error("cannot boot {path} in this machine: {source}", path = shown(path))]
     Plan {
         /// The kernel.
         path: PathBuf,
@@ -119,7 +120,7 @@ pub enum StartError {
     Port(#[from] PortError),
     /// A shared folder.
     #[error(transparent)]
-    Share(#[from] ShareError),
+    Share(#[from] Box<ShareError>),
     /// A virtio device could not be put on the bus.
     #[error(transparent)]
     Virtio(#[from] virtio::transport::TransportError),
@@ -129,7 +130,7 @@ pub enum StartError {
     /// A disk of a frozen machine is another one now.
     #[error(
         "the disk {path} was written to since the machine was frozen, and its guest would see half of that; freeze a machine on the disk as it is now",
-        path = path.display()
+        path = shown(path)
     )]
     DiskChanged {
         /// The image or device.
@@ -306,7 +307,7 @@ pub enum DiskChangeError {
         id: String,
     },
     /// There is a disk in it.
-    #[error("the drive {id} has {} in it; take it out first with `minivmm disk eject`", path.display())]
+    #[error("the drive {id} has {} in it; take it out first with `minivmm disk eject`", shown(path))]
     Full {
         /// The drive.
         id: String,
@@ -328,7 +329,8 @@ pub enum DiskChangeError {
     /// Several threads cannot serve it.
     #[error(
         "{id} is served by {threads} threads (`threads={threads}`), and an image that is not raw by one; make a raw image of {} with \
-         `minivmm disk convert`", path.display()
+         `minivmm disk convert`",
+        shown(path)
     )]
     Threads {
         /// The drive.
@@ -339,7 +341,10 @@ pub enum DiskChangeError {
         threads: u16,
     },
     /// The host does not open it.
-    #[error("opening {} takes longer than {limit:?}: what it is on does not answer; look at it with `ls`", path.display())]
+    #[error(
+        "opening {} takes longer than {limit:?}: what it is on does not answer; look at it with `ls`",
+        shown(path)
+    )]
     Unanswered {
         /// Its path.
         path: PathBuf,

@@ -33,6 +33,8 @@ use crate::image::{
     Run, Survey, Wanted, explore,
 };
 use crate::kvm::KvmDevice;
+use crate::shown::path as shown_path;
+pub(crate) use crate::shown::text as shown;
 use crate::spec::{Spec, SpecError};
 
 /// A file to boot from.
@@ -313,7 +315,7 @@ impl DiskBoot {
             };
         };
         let path = first.image().to_owned();
-        progress.begin(format!("reading the disk {}", path.display()));
+        progress.begin(format!("reading the disk {}", shown_path(&path)));
         let budget = Budget::new().until(progress.stop().clone());
         // What cannot be read says so when the guest reads it. It costs little, so that it comes first.
         let survey = Survey::of(&disk.disk(&budget)).unwrap_or_default();
@@ -364,16 +366,6 @@ impl DiskBoot {
             ImageError::NoFileSystem { path, looked }
         }
     }
-}
-
-/// A text out of an image as a terminal may have it: nothing in it moves the cursor or turns the line round.
-pub(crate) fn shown(text: &str) -> String {
-    let turns = |c| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() || turns(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
-    }
-    shown
 }
 
 fn parse_initrd(file: BootFile) -> Result<(BootFile, Initrd), StartError> {
@@ -428,6 +420,18 @@ impl BootFile {
             Some(inside) => format!("{}:{}", self.path.display(), shown(&inside.path)).into(),
             None => self.path.clone(),
         }
+    }
+
+    /// The file, or the disk that it is on.
+    #[cfg(feature = "cli")]
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its path on the disk.
+    #[cfg(feature = "cli")]
+    pub(crate) fn inside(&self) -> Option<&str> {
+        self.inside.as_ref().map(|inside| inside.path.as_str())
     }
 
     fn opened(path: &Path, file: File) -> Self {
@@ -503,8 +507,8 @@ impl ReadAt for BootFile {
 impl fmt::Display for BootFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.inside {
-            Some(inside) => write!(f, "{} on {}", shown(&inside.path), self.path.display()),
-            None => self.path.display().fmt(f),
+            Some(inside) => write!(f, "{} on {}", shown(&inside.path), shown_path(&self.path)),
+            None => f.write_str(&shown_path(&self.path)),
         }
     }
 }

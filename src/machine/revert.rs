@@ -11,6 +11,7 @@ use super::resources::Resources;
 use super::saved::{Restore, Unsaveable};
 use crate::host::disk::OpenDisk;
 use crate::saved::{NewDisks, SavedMachine, SavedMachineError};
+use crate::shown::path as shown;
 use crate::spec::{NetLink, Spec};
 
 /// What a machine goes back to: its disks are in new files beside the images.
@@ -39,7 +40,7 @@ pub enum RevertError {
     /// It is of another machine.
     #[error(
         "{folder} is of a machine that differs in {differs}; this one does not go back to it, `minivmm restore` makes a machine from it",
-        folder = folder.display()
+        folder = shown(folder)
     )]
     Another {
         /// The folder.

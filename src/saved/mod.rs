@@ -41,7 +41,7 @@ use crate::host::open_now::open_now;
 use crate::image::printable;
 use crate::machine::files::Restore;
 use crate::machine::{MachineBuilder, SavedState, disk_id};
-use crate::spec::{DiskSpec, MachineName, Spec};
+use crate::spec::{DiskSpec, MachineName, ShareOrigin, Spec};
 
 const MANIFEST: &str = "machine.json";
 const STATE: &str = "state";
@@ -92,7 +92,8 @@ impl SavedMachine {
         }
         let bases = bases(folder, &manifest)?;
         let folder = std::path::absolute(folder).map_err(failed)?;
-        let Manifest { spec, disks, takes_commands, .. } = manifest;
+        let Manifest { mut spec, disks, takes_commands, .. } = manifest;
+        spec.share.iter_mut().for_each(|share| share.origin = ShareOrigin::Saved(folder.clone()));
         Ok(SavedMachine {
             folder,
             spec,

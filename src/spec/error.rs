@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::{
     GuestFolder, InterfaceName, MacAddress, MemSize, Mtu, NetId, PortForward, PortName, ShareTag, Subnet,
 };
+use crate::shown::path as shown;
 
 /// Why a [`Spec`](super::Spec) cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +19,7 @@ pub enum SpecError {
     )]
     NoKernel,
     /// The file cannot be read.
-    #[error("the machine's file {path} cannot be read", path = path.display())]
+    #[error("the machine's file {path} cannot be read", path = shown(path))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -26,7 +27,7 @@ pub enum SpecError {
         source: io::Error,
     },
     /// The file is not TOML, or has a wrong key or value.
-    #[error("{path}, line {line}: {message}", path = path.display())]
+    #[error("{path}, line {line}: {message}", path = shown(path))]
     Wrong {
         /// The file.
         path: PathBuf,
@@ -61,7 +62,7 @@ pub enum SpecError {
     /// The same image twice, and not both times read-only.
     #[error(
         "the disk {path} was given twice, and a guest that writes to a disk under two names destroys it; \
-         give it once, or both times with `,ro`", path = path.display()
+         give it once, or both times with `,ro`", path = shown(path)
     )]
     DiskTwice {
         /// The image.
@@ -70,7 +71,7 @@ pub enum SpecError {
     /// Two disks with one overlay.
     #[error(
         "two disks write to the image {path}, which would destroy it; give each an overlay of its own with `,overlay=FILE`",
-        path = path.display()
+        path = shown(path)
     )]
     OverlayTwice {
         /// The image.
@@ -79,14 +80,14 @@ pub enum SpecError {
     /// A disk is written, and another one lies on it.
     #[error(
         "the image {path} is written by one disk and is below another, which would be destroyed; give the first an overlay too \
-         (`,overlay=FILE`), or make it `,snapshot` or `,ro`", path = path.display()
+         (`,overlay=FILE`), or make it `,snapshot` or `,ro`", path = shown(path)
     )]
     BackingWritten {
         /// The image.
         path: PathBuf,
     },
     /// An overlay on itself.
-    #[error("{path} cannot be its own overlay; give another file with `,overlay=FILE`", path = path.display())]
+    #[error("{path} cannot be its own overlay; give another file with `,overlay=FILE`", path = shown(path))]
     OverlayOnItself {
         /// The image.
         path: PathBuf,
@@ -94,7 +95,7 @@ pub enum SpecError {
     /// A disk that is only read, with something that takes what is written.
     #[error(
         "the disk {path} has `ro` and `{word}`, which exclude each other: {word} takes what the guest writes, and with `ro` it \
-         writes nothing; leave out one of them", path = path.display()
+         writes nothing; leave out one of them", path = shown(path)
     )]
     ReadOnlyAnd {
         /// The image.
@@ -105,7 +106,7 @@ pub enum SpecError {
     /// Backing files of an image that has none.
     #[error(
         "the disk {path} is raw and lies on no other file, so it has no `backing`; leave that out, or say `format=qcow2` if it is \
-         such an image", path = path.display()
+         such an image", path = shown(path)
     )]
     BackingOfRaw {
         /// The image.
@@ -152,7 +153,7 @@ pub enum SpecError {
     )]
     PcapStandard,
     /// The same file for the frames of two interfaces.
-    #[error("two network interfaces write their frames to the file {path}; give each a file of its own", path = path.display())]
+    #[error("two network interfaces write their frames to the file {path}; give each a file of its own", path = shown(path))]
     PcapTwice {
         /// The file.
         path: PathBuf,
@@ -172,7 +173,7 @@ pub enum SpecError {
     )]
     MountTwice(GuestFolder),
     /// The same socket twice.
-    #[error("two ports or network interfaces have the socket {path}; give each a socket of its own", path = path.display())]
+    #[error("two ports or network interfaces have the socket {path}; give each a socket of its own", path = shown(path))]
     SocketTwice {
         /// The socket.
         path: PathBuf,
@@ -180,7 +181,7 @@ pub enum SpecError {
     /// A path that is too long for a socket.
     #[error(
         "the path of the socket {path} is longer than a socket's can be ({max} bytes); give a shorter one, \
-         such as a relative one", path = path.display(), max = super::check::SOCKET_PATH_MAX
+         such as a relative one", path = shown(path), max = super::check::SOCKET_PATH_MAX
     )]
     SocketPath {
         /// The socket.

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::{Spec, SpecError, SpecVersion};
+use super::places::{Node, key_before};
+use super::{ShareOrigin, Spec, SpecError, SpecVersion};
+use crate::shown;
 
 impl Spec {
     /// Reads a machine from a TOML file. Relative paths in it count from its folder.
@@ -28,6 +30,13 @@ impl Spec {
         // The version comes first: keys of another one need not be known here.
         let _: SpecVersion = toml::from_str::<Version>(&text).map_err(wrong)?.version;
         let mut spec: Spec = toml::from_str(&text).map_err(wrong)?;
+        let places: Node = toml::from_str(&text).map_err(wrong)?;
+        if let Some((at, message)) = places.mistake() {
+            return Err(SpecError::Wrong { path: path.to_path_buf(), line: line(&text, at), message });
+        }
+        for (share, at) in spec.share.iter_mut().zip(places.devices("share")) {
+            share.origin = ShareOrigin::File { path: path.to_path_buf(), line: line(&text, at) };
+        }
         // A pipe has no folder: `<(...)` is /dev/fd/63.
         if let Some(folder) =
             path.parent().filter(|folder| !folder.starts_with("/dev") && !folder.starts_with("/proc"))
@@ -78,12 +87,20 @@ fn text_of(path: &Path) -> io::Result<String> {
 
 fn wrong(path: &Path, text: &str, error: &toml::de::Error) -> SpecError {
     let start = error.span().map_or(0, |span| span.start);
-    let line = 1 + text.bytes().take(start).filter(|byte| *byte == b'\n').count();
-    SpecError::Wrong {
-        path: path.to_path_buf(),
-        line,
-        message: error.message().trim_end().replace('\n', "; "),
-    }
+    let message = shown::text(&error.message().trim_end().replace('\n', "; "));
+    // What serde says of a value does not name its key.
+    let is_of_value =
+        ["unknown variant", "invalid type", "invalid value"].iter().any(|kind| message.starts_with(kind));
+    let message = match key_before(text, start).filter(|_| is_of_value) {
+        Some(key) => format!("`{key}`: {message}"),
+        None => message,
+    };
+    SpecError::Wrong { path: path.to_path_buf(), line: line(text, start), message }
+}
+
+/// The line of what stands at `at`, counted from 1.
+fn line(text: &str, at: usize) -> usize {
+    1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }
 
 #[cfg(test)]
@@ -272,6 +289,61 @@ mod tests {
         assert!(message.contains("version 2") && message.contains("`version = 1`"), "{message}");
         assert_eq!(read("version = 1\nmem = 5").1.unwrap(), read("mem = 5").1.unwrap());
         assert_eq!(mistake("mem = 5\nversion = 'new'").0, 2);
+    }
+
+    #[test]
+    fn wrong_kind_of_value_is_told_with_its_key() {
+        for (file, key) in [
+            ("share = [{ path = 'a', cache = 'foo' }]", "cache"),
+            ("[[share]]\npath = 'a'\ncache = 'foo'\n", "cache"),
+            ("[[share]]\npath = 3\n", "path"),
+            ("console = 'tty9'", "console"),
+            ("[[disk]]\n path=true", "path"),
+        ] {
+            let (_, message) = mistake(file);
+            assert!(message.starts_with(&format!("`{key}`: ")), "{file}: {message}");
+        }
+        assert_eq!(mistake("share = [\n{ path = 'a', cache = 'foo' }]").0, 2);
+    }
+
+    #[test]
+    fn paths_that_nothing_can_have_are_refused_with_their_line() {
+        let (line, message) = mistake("mem = 5\n\nshare = [{ path = \"\" }]\n");
+        assert_eq!((line, message.starts_with("`path` is empty")), (3, true), "{message}");
+        for file in ["kernel = ''", "initrd = ''", "[[disk]]\nbacking = ['']\npath = 'a'"] {
+            assert!(mistake(file).1.contains("is empty, where a path should be"), "{file}");
+        }
+        for text in
+            ["[[share]]\npath = \"d\\u0000x\"", "#\nshare = \"d\\u0000x\"", "#\ndisk = [\"d\\u0000x\"]"]
+        {
+            let (line, message) = mistake(text);
+            assert_eq!(line, 2, "{text}");
+            assert!(message.contains("has a NUL character") && !message.contains('\0'), "{message}");
+        }
+    }
+
+    #[test]
+    fn shares_know_their_line() {
+        let lines = |text: &str| {
+            let (folder, spec) = read(text);
+            let file = folder.path().join("vm.toml");
+            let line = |origin: &ShareOrigin| match origin {
+                ShareOrigin::File { path, line } if *path == file => *line,
+                other => panic!("{other:?}"),
+            };
+            spec.unwrap().share.iter().map(|share| line(&share.origin)).collect::<Vec<_>>()
+        };
+        assert_eq!(lines("mem = 5\nshare = 'a'"), [2]);
+        assert_eq!(lines("mem = 5\nshare = { path = 'a' }"), [2]);
+        assert_eq!(lines("share = [\n'a',\n\n{ path = 'b' }]"), [2, 4]);
+        assert_eq!(lines("[[share]]\npath = 'a'\n\n[[share]]\npath = 'b'"), [1, 4]);
+        assert_eq!(lines("mem = 5"), [] as [usize; 0]);
+    }
+
+    #[test]
+    fn message_of_a_hostile_file_controls_no_terminal() {
+        let (_, message) = mistake("[[share]]\npath = 'a'\ncache = \"\\u001b[31m\"\n");
+        assert!(message.contains(r"\u{1b}[31m") && !message.contains('\u{1b}'), "{message}");
     }
 
     #[test]

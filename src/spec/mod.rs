@@ -19,8 +19,11 @@ mod mac;
 mod name;
 mod net;
 mod options;
+#[cfg(feature = "cli")]
+mod places;
 mod port;
 mod share;
+mod share_origin;
 mod size;
 mod text;
 mod uuid;
@@ -53,6 +56,7 @@ pub(crate) use net::{ForwardedTo, GuestForward, NatNetwork, Uplink, UplinkLink};
 pub use options::{ConsoleChoice, Initrd, MemBacking, OnReboot, Rtc};
 pub use port::{PortName, PortSpec};
 pub use share::{GuestFolder, ShareCache, ShareLocks, ShareOwner, ShareSpec, ShareTag};
+pub use share_origin::ShareOrigin;
 pub use size::{BalloonSize, MemSize, SizeError};
 pub use uuid::MachineUuid;
 pub use version::SpecVersion;
@@ -170,7 +174,7 @@ pub struct Spec {
     /// with `map` files of this user and of root are the guest's root's, and changes of owners are forgotten; with `xattr` owners and
     /// permissions of the guest are kept in an extended attribute of each file. `locks=guest|host`: whether the host and other machines
     /// take part in the locks of the guest's processes. What the guest makes belongs to this user. A comma in a path is written twice.
-    #[cfg_attr(feature = "cli", arg(long, hide_short_help = true, value_name = "DIR[:/MOUNT]", value_parser = OsStringValueParser::new().try_map(|text| ShareSpec::parse(&text))))]
+    #[cfg_attr(feature = "cli", arg(long, hide_short_help = true, value_name = "DIR[:/MOUNT]", value_parser = OsStringValueParser::new().try_map(|text| ShareSpec::parse(&text).map(|share| share.asked_by(ShareOrigin::Option("--share"))))))]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub share: Vec<ShareSpec>,
 

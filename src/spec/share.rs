@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::share_origin::ShareOrigin;
 use super::text::{Device, by_text};
 use super::words::{DeviceError, Word, once, split};
 
@@ -49,6 +50,9 @@ pub struct ShareSpec {
     /// Who takes part in the locks of the guest's processes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locks: Option<ShareLocks>,
+    /// Who asked for it, as an error says it.
+    #[serde(skip)]
+    pub origin: ShareOrigin,
 }
 
 impl ShareSpec {
@@ -62,6 +66,7 @@ impl ShareSpec {
             cache: None,
             owner: None,
             locks: None,
+            origin: ShareOrigin::default(),
         }
     }
 
@@ -99,6 +104,12 @@ impl ShareSpec {
     #[must_use]
     pub fn with_locks(self, locks: ShareLocks) -> Self {
         ShareSpec { locks: Some(locks), ..self }
+    }
+
+    /// Sets who asked for it.
+    #[must_use]
+    pub fn asked_by(self, origin: ShareOrigin) -> Self {
+        ShareSpec { origin, ..self }
     }
 
     /// Parses the text of the command line. The path need not be UTF-8.

@@ -7,6 +7,7 @@ use super::command::End;
 use crate::control::ClaimError;
 use crate::host::forward::ForwardError;
 use crate::host::lock::pid_clause;
+use crate::shown::path as shown;
 use crate::spec::{GuestForward, SwitchName};
 use crate::{NetSocketError, TapError};
 
@@ -20,22 +21,22 @@ pub(crate) enum SwitchError {
     )]
     Taken { name: SwitchName, pid: Option<u32> },
     /// The folder of its socket cannot be made.
-    #[error("the folder {path} for the sockets of switches cannot be made: {source}; set XDG_RUNTIME_DIR to a folder of yours", path = .path.display())]
+    #[error("the folder {path} for the sockets of switches cannot be made: {source}; set XDG_RUNTIME_DIR to a folder of yours", path = shown(.path))]
     Folder { path: PathBuf, source: io::Error },
     /// Other users could replace its socket.
     #[error(
         "the folder {path} for the sockets of switches is not yours alone; make it so with `chown` and `chmod 700`, or remove \
-         it", path = .path.display()
+         it", path = shown(.path)
     )]
     Shared { path: PathBuf },
     /// The path of its socket is too long for the kernel.
     #[error(
         "the socket {path} of the switch has a path of {length} bytes, and a Unix socket's has 107 at most; set \
-         XDG_RUNTIME_DIR to a folder with a shorter path, or choose a shorter name", path = .path.display()
+         XDG_RUNTIME_DIR to a folder with a shorter path, or choose a shorter name", path = shown(.path)
     )]
     Long { path: PathBuf, length: usize },
     /// The host refused a file of its socket.
-    #[error("cannot {action} {path}: {source}; it belongs to the socket of the switch", path = .path.display())]
+    #[error("cannot {action} {path}: {source}; it belongs to the socket of the switch", path = shown(.path))]
     File { action: &'static str, path: PathBuf, source: io::Error },
     /// A TAP.
     #[error(transparent)]

@@ -9,6 +9,7 @@ use crate::control::ClaimError;
 use crate::control::client::ClientError;
 use crate::host::disk::DiskError;
 use crate::saved::SavedMachineError;
+use crate::shown::path as shown;
 use crate::spec::{MachineName, SpecError};
 
 /// See the module. The original is as it was.
@@ -16,14 +17,14 @@ use crate::spec::{MachineName, SpecError};
 pub(super) enum CloneError {
     #[error(
         "no machine called {path} runs here, and {path} is no folder of `minivmm save`, no folder of a clone and no machine's file; \
-         `minivmm ls` lists the machines that run", path = .0.display()
+         `minivmm ls` lists the machines that run", path = shown(.0)
     )]
     NoMachine(PathBuf),
-    #[error("{path}, from which the clone is to be made, cannot be read: {source}", path = path.display())]
+    #[error("{path}, from which the clone is to be made, cannot be read: {source}", path = shown(path))]
     Unreadable { path: PathBuf, source: io::Error },
     #[error(
         "the machine is off, and so is its clone: there is no process for `--pidfile` and `--log`; give them when you start it, as with \
-         `minivmm -d --config {file} --log FILE`", file = .0.display()
+         `minivmm -d --config {file} --log FILE`", file = diskimage::shell_word(.0)
     )]
     NoProcess(PathBuf),
     #[error(
@@ -31,13 +32,13 @@ pub(super) enum CloneError {
          (`--net switch=NAME`)"
     )]
     SameSwitch { id: String, switch: String, machine: MachineName },
-    #[error("`--snapshot` is for the name of a machine, and {path} is none", path = .0.display())]
+    #[error("`--snapshot` is for the name of a machine, and {path} is none", path = shown(.0))]
     NoName(PathBuf),
-    #[error("{path} exists, and is no empty folder; give the name of a new or empty one with `--folder`", path = .0.display())]
+    #[error("{path} exists, and is no empty folder; give the name of a new or empty one with `--folder`", path = shown(.0))]
     Exists(PathBuf),
-    #[error("{path} is being made by another process; wait until that is done", path = .0.display())]
+    #[error("{path} is being made by another process; wait until that is done", path = shown(.0))]
     Busy(PathBuf),
-    #[error("the clone cannot be written to {path}: {source}", path = path.display())]
+    #[error("the clone cannot be written to {path}: {source}", path = shown(path))]
     Unwritable { path: PathBuf, source: io::Error },
     #[error(
         "{id} is on {link}, where two machines cannot have one MAC address, and a guest that runs takes no other one; give the clone another \
@@ -54,19 +55,19 @@ pub(super) enum CloneError {
     Description(MachineName),
     #[error(
         "{id} ({path}) lies on no base, so that its clone is a copy of all of it; leave out `--linked` for that, or use `overlay=FILE` at the \
-         original's disk", path = path.display()
+         original's disk", path = shown(path)
     )]
     NoBase { id: String, path: PathBuf },
     #[error(
         "{folder} has no copy of {id}, whose image another machine may go on with; `--full` copies it, `minivmm save --with-disks` \
-         saves a machine with its disks", folder = folder.display()
+         saves a machine with its disks", folder = shown(folder)
     )]
     NoCopy { id: String, folder: PathBuf },
     #[error(
-        "the guest writes to {id} ({path}), as two machines cannot, and block devices are not copied; use an image, or `ro`", path = path.display()
+        "the guest writes to {id} ({path}), as two machines cannot, and block devices are not copied; use an image, or `ro`", path = shown(path)
     )]
     Device { id: String, path: PathBuf },
-    #[error("the disk {id} cannot be copied to {to}: {source}", to = to.display())]
+    #[error("the disk {id} cannot be copied to {to}: {source}", to = shown(to))]
     Copy { id: String, to: PathBuf, source: io::Error },
     #[error("the process that wanted the clone has ended")]
     GivenUp,

@@ -34,7 +34,7 @@ use crate::control::{ClaimError, RunningMachine, find_lasting};
 use crate::machine::files::Restore;
 use crate::machine::{CopyLimits, CopyReport};
 use crate::saved::{SavedMachine, with_absolute_paths};
-use crate::spec::{MachineName, Spec};
+use crate::spec::{MachineName, ShareOrigin, Spec};
 
 /// Makes the clone; runs it until it ends, if it runs.
 pub(super) fn run(args: &CloneArgs) -> Status {
@@ -118,6 +118,9 @@ fn clone_running(args: &CloneArgs, source: &Source, parent: &Parent) -> Result<B
         Source::Saved(path) | Source::Off(path) => Owner::Saved(path),
     };
     let mut spec = identity(saved.spec(), args, &target, true, &mut report)?;
+    if let Source::Running(name, _) = source {
+        spec.share.iter_mut().for_each(|share| share.origin = ShareOrigin::Machine(name.to_string()));
+    }
     let is_given_up = || parent.is_gone();
     let following = &mut Following { progress: &mut bar, is_given_up: &is_given_up };
     disks::place(saved.take_written(), owner, &mut spec, args, &folder, following, &mut report)?;

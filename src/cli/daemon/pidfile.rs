@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::host::identity::is_at;
 use crate::host::lock::{Kind, pid_clause, try_lock};
 use crate::host::lock_soon::lock_soon;
+use crate::shown::path as shown;
 
 /// Another process may take the name at the same moment, and die at once.
 const ATTEMPTS: u32 = 10;
@@ -22,7 +23,7 @@ const MAX_LENGTH: usize = 16;
 #[derive(Debug, thiserror::Error)]
 pub(in crate::cli) enum PidfileError {
     /// A running machine has it.
-    #[error("the pidfile {path} is that of a machine that runs{}; name another one with `--pidfile`", pid_clause(.pid), path = path.display())]
+    #[error("the pidfile {path} is that of a machine that runs{}; name another one with `--pidfile`", pid_clause(.pid), path = shown(path))]
     InUse {
         /// The file.
         path: PathBuf,
@@ -30,13 +31,13 @@ pub(in crate::cli) enum PidfileError {
         pid: Option<u32>,
     },
     /// The path is another kind of file.
-    #[error("{path} is there and is no pidfile; it is left alone: name another one with `--pidfile`", path = path.display())]
+    #[error("{path} is there and is no pidfile; it is left alone: name another one with `--pidfile`", path = shown(path))]
     NotPidfile {
         /// The file.
         path: PathBuf,
     },
     /// The host refused.
-    #[error("the pidfile {path} cannot be written: {source}; name one in a folder of yours with `--pidfile`", path = path.display())]
+    #[error("the pidfile {path} cannot be written: {source}; name one in a folder of yours with `--pidfile`", path = shown(path))]
     Host {
         /// The file.
         path: PathBuf,

@@ -15,6 +15,7 @@ use self::file::LogFile;
 use self::system::SystemLog;
 use super::report;
 use crate::host::identity::identity;
+use crate::shown::path as shown;
 use crate::spec::MachineName;
 
 /// The socket of the host's log: journald and every syslog daemon listen there.
@@ -26,7 +27,7 @@ static LOG: OnceLock<MachineLog> = OnceLock::new();
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LogError {
     /// The file of `--log`.
-    #[error("the log {path} cannot be written: {source}; name a file that you may write with `--log`", path = path.display())]
+    #[error("the log {path} cannot be written: {source}; name a file that you may write with `--log`", path = shown(path))]
     File {
         /// The file.
         path: PathBuf,
@@ -42,7 +43,7 @@ pub(super) enum LogError {
 
 /// A log that is a file for frames too.
 #[derive(Debug, thiserror::Error)]
-#[error("the log and the frames of a network interface have the same file {}; give each a file of its own", .0.display())]
+#[error("the log and the frames of a network interface have the same file {}; give each a file of its own", shown(.0))]
 pub(super) struct LogIsCapture(PathBuf);
 
 /// A log with the name of its machine.

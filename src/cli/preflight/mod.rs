@@ -12,11 +12,13 @@ use boot::initrd::InitrdError;
 use boot::kernel::{Format, KernelError};
 use boot::layout::RamLayout;
 use boot::plan::PlanError;
+use diskimage::shell_word;
 
 use super::advice::{self, MemoryVerdict, Problem};
 use super::drivers::{self, Driver};
 use super::exit::Status;
 use super::state_folder::snapshots_of;
+use crate::host::closed::ClosedFolder;
 use crate::host::facts::{Host, Memory};
 use crate::host::open_now::open_now;
 use crate::host::signals::Signals;
@@ -26,6 +28,7 @@ use crate::machine::blocking::BlockingThread;
 use crate::machine::deadline::{Progress, within_and};
 use crate::machine::files::{BootFiles, OpenFiles, Prepared, Restore};
 use crate::saved::{self, SavedMachineError};
+use crate::shown::path as shown;
 use crate::spec::Spec;
 
 /// A machine that may be started.
@@ -47,7 +50,7 @@ pub(super) enum PreflightError {
     #[error(transparent)]
     File(#[from] FileError),
     /// The kernel is not bootable here.
-    #[error("{path} cannot be booted", path = path.display())]
+    #[error("{path} cannot be booted", path = shown(path))]
     Kernel {
         /// The file.
         path: PathBuf,
@@ -55,7 +58,7 @@ pub(super) enum PreflightError {
         source: KernelError,
     },
     /// The initrd is not one.
-    #[error("{path} cannot serve as the initial RAM disk", path = path.display())]
+    #[error("{path} cannot serve as the initial RAM disk", path = shown(path))]
     Initrd {
         /// The file.
         path: PathBuf,
@@ -82,7 +85,7 @@ pub(super) enum PreflightError {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FileError {
     /// It does not exist.
-    #[error("the {what} {path} does not exist; {hint}", path = path.display())]
+    #[error("the {what} {path} does not exist; {hint}", path = shown(path))]
     Missing {
         /// Its role.
         what: &'static str,
@@ -92,7 +95,7 @@ pub(super) enum FileError {
         hint: String,
     },
     /// It is a folder, a device or a FIFO.
-    #[error("the {what} {path} is {kind}; name a file{hint}", path = path.display())]
+    #[error("the {what} {path} is {kind}; name a file{hint}", path = shown(path))]
     Kind {
         /// Its role.
         what: &'static str,
@@ -103,8 +106,18 @@ pub(super) enum FileError {
         /// A suggestion.
         hint: String,
     },
+    /// A folder on the way is closed.
+    #[error("the {what} {path} cannot be opened: {closed}", path = shown(path))]
+    Closed {
+        /// Its role.
+        what: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// The folder.
+        closed: Box<ClosedFolder>,
+    },
     /// The user may not read it.
-    #[error("the {what} {path} may not be read by this user; `sudo chmod a+r {path}` lets everybody", path = path.display())]
+    #[error("the {what} {path} may not be read by this user; `sudo chmod a+r {word}` lets everybody", path = shown(path), word = shell_word(path))]
     Denied {
         /// Its role.
         what: &'static str,
@@ -112,7 +125,7 @@ pub(super) enum FileError {
         path: PathBuf,
     },
     /// Any other error.
-    #[error("the {what} {path} cannot be read", path = path.display())]
+    #[error("the {what} {path} cannot be read", path = shown(path))]
     Unreadable {
         /// Its role.
         what: &'static str,
@@ -243,7 +256,7 @@ fn finish_exchange(spec: &Spec, progress: &Progress) -> Result<Option<String>, P
     Ok(Some(format!(
         "the machine was about to go back to {} when its process ended: its disks are those of there now, and it boots from them; \
          `minivmm restore --put-back` goes on with its memory as well",
-        folder.display()
+        shown(&folder)
     )))
 }
 
@@ -346,7 +359,7 @@ fn no_initrd_on_disk(files: &BootFiles) -> Option<Problem> {
 fn add_disk_findings(problem: Problem, spec: &Spec, files: &BootFiles) -> Problem {
     match (spec.disk.first(), &files.looked) {
         (Some(disk), Some(looked)) => Problem {
-            what: format!("{}; on the disk {}, {looked}", problem.what, disk.image().display()),
+            what: format!("{}; on the disk {}, {looked}", problem.what, shown(disk.image())),
             ..problem
         },
         _ => problem,
@@ -360,7 +373,7 @@ pub(super) fn no_initrd(host: &Host, path: &Path, version: Option<&str>) -> Opti
         Some(drivers) if drivers.modular() => {
             let modules = drivers.all().into_iter().filter(|(_, how)| *how == Driver::Module);
             let modules: Vec<_> = modules.map(|(name, _)| name).collect();
-            format!("{} says that {} are modules", drivers.source.display(), modules.join(", "))
+            format!("{} says that {} are modules", shown(&drivers.source), modules.join(", "))
         }
         None if drivers::is_distribution(release, version) => {
             "it is a distribution's, whose drivers are modules".to_owned()
@@ -368,11 +381,11 @@ pub(super) fn no_initrd(host: &Host, path: &Path, version: Option<&str>) -> Opti
         Some(_) | None => return None,
     };
     let add = match drivers::initrd_of(host, path, release) {
-        Some(initrd) => format!("add `--initrd {}`", initrd.display()),
+        Some(initrd) => format!("add `--initrd {}`", shell_word(&initrd)),
         None => format!("add `--initrd FILE` with the one made for it (Debian: /boot/initrd.img-{release})"),
     };
     Some(Problem {
-        what: format!("the kernel {} needs an initial RAM disk, because {because}", path.display()),
+        what: format!("the kernel {} needs an initial RAM disk, because {because}", shown(path)),
         cure: Some(format!("{add}, or `--initrd none` to try without")),
     })
 }
@@ -395,13 +408,16 @@ pub(super) fn open(what: &'static str, path: &Path) -> Result<File, FileError> {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
             FileError::Missing { what, path: path.to_path_buf(), hint: missing_hint(path) }
         }
-        io::ErrorKind::PermissionDenied => FileError::Denied { what, path: path.to_path_buf() },
+        io::ErrorKind::PermissionDenied => match path.parent().and_then(closed_folder) {
+            Some(closed) => FileError::Closed { what, path: path.to_path_buf(), closed: Box::new(closed) },
+            None => FileError::Denied { what, path: path.to_path_buf() },
+        },
         _ => FileError::Unreadable { what, path: path.to_path_buf(), source },
     };
     let meta = fs::metadata(path).map_err(error)?;
     if !meta.is_file() {
         let (kind, hint) = if meta.is_dir() {
-            ("a folder", newest_in(what, path).map(|file| format!(" in it, such as {}", file.display())))
+            ("a folder", newest_in(what, path).map(|file| format!(" in it, such as {}", shown(&file))))
         } else {
             ("no regular file", None)
         };
@@ -410,10 +426,14 @@ pub(super) fn open(what: &'static str, path: &Path) -> Result<File, FileError> {
     open_now(path, File::options().read(true), 0).map_err(error)
 }
 
+fn closed_folder(folder: &Path) -> Option<ClosedFolder> {
+    ClosedFolder::find(folder, rustix::fs::Access::EXEC_OK)
+}
+
 fn missing_hint(path: &Path) -> String {
     match path.ancestors().skip(1).find(|folder| !folder.as_os_str().is_empty()) {
-        Some(folder) if !folder.is_dir() => format!("neither does the folder {}", folder.display()),
-        Some(folder) => format!("`ls {}` shows what is there", folder.display()),
+        Some(folder) if !folder.is_dir() => format!("neither does the folder {}", shown(folder)),
+        Some(folder) => format!("`ls {}` shows what is there", shell_word(folder)),
         None => "`ls` shows what is in this folder".to_owned(),
     }
 }

@@ -5,12 +5,15 @@ use std::path::PathBuf;
 
 use boot::cpio::CpioError;
 use boot::modules::ModuleError;
+use diskimage::shell_word;
 
 use crate::cli::preflight::PreflightError;
 use crate::cli::switch::EnsureError;
 use crate::cli::warm::WarmError;
 use crate::control::ClaimError;
+use crate::host::share::ShareError;
 use crate::machine::StartError;
+use crate::shown::path as shown;
 use crate::spec::{GuestFolder, MOST_SHARES, MemSize, SpecError};
 
 /// Why a command could not be run.
@@ -65,18 +68,18 @@ pub(crate) enum RunError {
     )]
     NoTerminal,
     /// The folder for the command's files cannot be made.
-    #[error("--out {path}: {source}", path = path.display())]
+    #[error("--out {path}: {why}", path = shown(path))]
     Out {
         /// The folder.
         path: PathBuf,
-        /// The reason.
-        source: io::Error,
+        /// The reason, with its cure.
+        why: String,
     },
     /// A file is there.
-    #[error("--out {path} is a file; name a new directory", path = .0.display())]
+    #[error("--out {path} is a file; name a new directory", path = shown(.0))]
     OutIsFile(PathBuf),
     /// The directory that it would be in is missing.
-    #[error("--out {path} cannot be made: there is no directory {parent}; make that first, with `mkdir -p {parent}`", path = path.display(), parent = parent.display())]
+    #[error("--out {path} cannot be made: there is no directory {parent}; make that first, with `mkdir -p {word}`", path = shown(path), parent = shown(parent), word = shell_word(parent))]
     OutNowhere {
         /// The folder.
         path: PathBuf,
@@ -84,10 +87,10 @@ pub(crate) enum RunError {
         parent: PathBuf,
     },
     /// Something is there already.
-    #[error("--out {path} is not empty; name a new directory, or remove what is in it", path = .0.display())]
+    #[error("--out {path} is not empty; name a new directory, or remove what is in it", path = shown(.0))]
     OutNotEmpty(PathBuf),
     /// The guest could exchange it.
-    #[error("--out {path} is in the directory {folder} of --{option}, where the guest can write: let the command write there, or name a directory for --out that is not in it", path = path.display(), folder = folder.display())]
+    #[error("--out {path} is in the directory {folder} of --{option}, where the guest can write: let the command write there, or name a directory for --out that is not in it", path = shown(path), folder = shown(folder))]
     OutInShare {
         /// The folder for the files.
         path: PathBuf,
@@ -108,16 +111,11 @@ pub(crate) enum RunError {
         /// What is there.
         what: &'static str,
     },
-    /// The directory of an option is not there.
-    #[error("there is no directory {path} (--{option}); name one that is there, or make it with `mkdir -p {path}`", path = path.display())]
-    NoDirectory {
-        /// Which option names it.
-        option: &'static str,
-        /// Its path.
-        path: PathBuf,
-    },
+    /// A directory of the host that the guest cannot have.
+    #[error(transparent)]
+    Share(#[from] Box<ShareError>),
     /// A directory that is no kernel.
-    #[error("--kernel {path} {what}", path = path.display())]
+    #[error("--kernel {path} {what}", path = shown(path))]
     NotBuilt {
         /// The directory.
         path: PathBuf,
@@ -136,7 +134,7 @@ pub(crate) enum RunError {
         searched: String,
     },
     /// The folder that was named has no modules of this kernel.
-    #[error("the directory {path} has no modules for Linux {release}: neither it nor {release} or lib/modules/{release} in it has a modules.dep or a kernel directory", path = path.display())]
+    #[error("the directory {path} has no modules for Linux {release}: neither it nor {release} or lib/modules/{release} in it has a modules.dep or a kernel directory", path = shown(path))]
     NotModules {
         /// The folder.
         path: PathBuf,
@@ -168,33 +166,25 @@ pub(crate) enum RunError {
         found: String,
     },
     /// A file cannot be read.
-    #[error("cannot read {path}: {source}", path = path.display())]
+    #[error("cannot read {path}: {source}", path = shown(path))]
     Read {
         /// The file.
         path: PathBuf,
         /// The reason.
         source: io::Error,
     },
-    /// The path is not a directory.
-    #[error("--{option} {path} is no directory; name one that the guest shall have", path = path.display())]
-    NotADirectory {
-        /// Which option names it.
-        option: &'static str,
-        /// The path.
-        path: PathBuf,
-    },
     /// The folder has no shell, and the host no busybox.
     #[error(
         "--root {path} has no /bin/sh, and this host has no static busybox to run the command with; put a shell there, or \
          install busybox-static",
-        path = path.display()
+        path = shown(path)
     )]
     NoShell {
         /// The folder.
         path: PathBuf,
     },
     /// The folder is larger than the guest's memory.
-    #[error("--root {path} holds more than the guest's memory of {mem}: give it more than twice as much as is in the directory with `--mem`, or put what is large on a disk", path = path.display())]
+    #[error("--root {path} holds more than the guest's memory of {mem}: give it more than twice as much as is in the directory with `--mem`, or put what is large on a disk", path = shown(path))]
     TooLarge {
         /// The folder.
         path: PathBuf,

@@ -9,13 +9,17 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use devices::console::ByteQueue;
+use diskimage::shell_word;
+use rustix::fs::Access;
 
 use super::args::RunArgs;
 use super::error::RunError;
 use super::ports::{RunEvent, spawn};
-use super::tar::{TarError, unpack};
+use super::tar::{LeftOut, TarError, unpack};
 use crate::cli::report;
+use crate::host::closed::ClosedFolder;
 use crate::host::new_folder::NewFolder;
+use crate::shown::path as shown;
 
 /// A folder to be, which is there when all is in it.
 #[derive(Debug)]
@@ -29,13 +33,14 @@ pub(super) struct OutFolder {
 #[derive(Debug)]
 pub(super) struct Unpacked {
     folder: OutFolder,
-    skipped: usize,
+    left_out: LeftOut,
 }
 
 impl OutFolder {
     /// Refuses one that has something in it: what a guest sends mixes with nothing.
     pub(super) fn create(given: &Path) -> Result<Self, RunError> {
-        let failed = |source| RunError::Out { path: given.to_path_buf(), source };
+        let failed =
+            |error: io::Error| RunError::Out { path: given.to_path_buf(), why: reason(given, &error) };
         let target = std::path::absolute(given).map_err(failed)?;
         if target.is_symlink() {
             return Err(failed(io::Error::other("it is a link; name the directory that it leads to")));
@@ -48,7 +53,10 @@ impl OutFolder {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
         }
-        let missing = target.parent().filter(|parent| !parent.exists());
+        let is_missing = |parent: &&Path| {
+            parent.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound)
+        };
+        let missing = target.parent().filter(is_missing);
         let new = NewFolder::create(&target).map_err(|source| match missing {
             Some(parent) => RunError::OutNowhere { path: given.into(), parent: parent.into() },
             None => failed(source),
@@ -61,14 +69,50 @@ impl OutFolder {
     }
 }
 
+/// Why the host did not let a folder be made there, and what helps.
+fn reason(given: &Path, error: &io::Error) -> String {
+    let parent = match given.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let on_way = given.ancestors().skip(1).find(|part| part.exists() && !part.is_dir());
+    match (error.kind(), error.raw_os_error()) {
+        (ErrorKind::NotADirectory, _) if on_way.is_some() => {
+            format!("{} is no directory; name one that is", shown(on_way.unwrap_or(parent)))
+        }
+        (ErrorKind::NotFound, _) | (_, Some(libc::EPERM)) => format!(
+            "no directory can be made in {0}, which is not for files (`findmnt -T {1}`), or marked as immutable (`lsattr -d {1}`); name one \
+             elsewhere",
+            shown(parent),
+            shell_word(parent)
+        ),
+        (ErrorKind::PermissionDenied, _) => {
+            match ClosedFolder::find(parent, Access::WRITE_OK | Access::EXEC_OK) {
+                Some(closed) => format!("{closed}; or name a directory elsewhere"),
+                None => {
+                    format!("{} may not be written to: {error}; name a directory elsewhere", shown(parent))
+                }
+            }
+        }
+        (ErrorKind::ReadOnlyFilesystem, _) => {
+            format!("{} is on a file system that is only read; name a directory elsewhere", shown(parent))
+        }
+        (_, Some(libc::ELOOP)) => {
+            format!(
+                "symbolic links on the way lead round in a circle (`namei {}`); name another",
+                shell_word(given)
+            )
+        }
+        _ => error.to_string(),
+    }
+}
+
 impl Unpacked {
     /// Gives the folder its name.
     fn keep(self) -> io::Result<()> {
-        let Unpacked { folder: OutFolder { new, mode }, skipped } = self;
-        if skipped > 0 {
-            report::message(&format_args!(
-                "minivmm: warning: {skipped} of the files for --out were left out: devices, sockets, and links that lead out of the directory\n"
-            ));
+        let Unpacked { folder: OutFolder { new, mode }, left_out } = self;
+        if left_out.count > 0 {
+            report::message(&format_args!("minivmm: warning: {left_out}\n"));
         }
         new.folder().set_permissions(Permissions::from_mode(mode)).and_then(|()| new.keep())
     }
@@ -79,7 +123,7 @@ pub(super) fn receive(from: &Arc<ByteQueue>, folder: OutFolder, events: &Sender<
     let mut from = Bytes(from.clone());
     spawn("files", events, move |events| {
         let unpacked = unpack(&mut from, folder.new.folder());
-        let unpacked = unpacked.map(|skipped| Unpacked { folder, skipped });
+        let unpacked = unpacked.map(|left_out| Unpacked { folder, left_out });
         let _ = events.send(RunEvent::Files(Box::new(unpacked)));
         // What fills the archive's last record holds nobody up.
         let _ = io::copy(&mut from, &mut io::sink());
@@ -91,7 +135,7 @@ pub(super) fn receive(from: &Arc<ByteQueue>, folder: OutFolder, events: &Sender<
 pub(super) fn keep(files: Result<Unpacked, TarError>, args: &RunArgs) -> Result<(), String> {
     let folder = args.out.as_deref().unwrap_or(Path::new(""));
     let failed = |error: &dyn Display| {
-        format!("the files of the command are not kept: --out {}: {error}", folder.display())
+        format!("the files of the command are not kept: --out {}: {error}", shown(folder))
     };
     files.map_err(|error| failed(&error))?.keep().map_err(|error| failed(&error))
 }
@@ -118,7 +162,7 @@ mod tests {
         let folder = OutFolder::create(&target).unwrap();
         fs::write(folder.new.path().join("file"), "content").unwrap();
         assert!(!target.exists());
-        Unpacked { folder, skipped: 0 }.keep().unwrap();
+        Unpacked { folder, left_out: LeftOut::default() }.keep().unwrap();
         assert_eq!(fs::read(target.join("file")).unwrap(), b"content");
         let plain = home.path().join("plain");
         fs::create_dir(&plain).unwrap();
@@ -137,6 +181,30 @@ mod tests {
     }
 
     #[test]
+    fn what_the_host_refuses_is_told_with_its_cause_and_cure() {
+        let home = tempfile::tempdir().unwrap();
+        let path = |name: &str| home.path().join(name);
+        fs::write(path("file"), "").unwrap();
+        std::os::unix::fs::symlink("ring", path("ring")).unwrap();
+        for (name, words) in [
+            ("file/x", "file is no directory; name one that is"),
+            ("ring/x", "lead round in a circle (`namei "),
+        ] {
+            let error = OutFolder::create(&path(name)).unwrap_err().to_string();
+            assert!(error.contains(words) && !error.contains("os error"), "{error}");
+            assert!(error.starts_with(&format!("--out {}", path(name).display())), "{error}");
+        }
+        let said = |number| reason(&path("x"), &io::Error::from_raw_os_error(number));
+        // As in /proc and in /sys.
+        for number in [libc::ENOENT, libc::EPERM] {
+            assert!(said(number).contains("is not for files (`findmnt -T "), "{}", said(number));
+        }
+        assert!(said(libc::EROFS).contains("on a file system that is only read"));
+        let denied = said(libc::EACCES);
+        assert!(denied.contains("may not be written to") && denied.contains("elsewhere"), "{denied}");
+    }
+
+    #[test]
     fn what_somebody_else_puts_in_its_place_meanwhile_stays() {
         let home = tempfile::tempdir().unwrap();
         let (target, elsewhere) = (home.path().join("out"), home.path().join("elsewhere"));
@@ -145,7 +213,7 @@ mod tests {
             let folder = OutFolder::create(&target).unwrap();
             fs::write(folder.new.path().join("file"), "content").unwrap();
             meanwhile();
-            Unpacked { folder, skipped: 0 }.keep().unwrap_err();
+            Unpacked { folder, left_out: LeftOut::default() }.keep().unwrap_err();
         };
         finished(&|| {
             fs::create_dir(&target).unwrap();

@@ -7,6 +7,7 @@
 //! Formats: ustar, GNU's long names, and pax headers for path, link and size.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,6 +20,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, linkat, mkdirat, openat, stata
 use rustix::io::Errno;
 
 use crate::image::printable;
+use crate::shown;
 
 const BLOCK: usize = 512;
 /// Most members, and most bytes of names that are kept until the end.
@@ -43,7 +45,7 @@ pub(super) enum TarError {
     #[error("the guest sent more files than are unpacked: {MEMBERS}")]
     TooMany,
     /// The host refused.
-    #[error("cannot write {path}: {source}", path = printable(&path.to_string_lossy()))]
+    #[error("cannot write {path}: {source}", path = shown::path(path))]
     Write {
         /// The file.
         path: PathBuf,
@@ -52,12 +54,49 @@ pub(super) enum TarError {
     },
 }
 
-/// Unpacks all of an archive beneath `folder`, an open one which is empty. Returns how many members were left out: devices, sockets, and links
-/// that lead out of it.
-pub(super) fn unpack(from: &mut impl Read, folder: &File) -> Result<usize, TarError> {
+/// Members that were left out: devices, sockets, and links that lead out of the folder.
+#[derive(Debug, Default)]
+pub(super) struct LeftOut {
+    pub(super) count: usize,
+    /// Those of the first, as they are shown.
+    names: Vec<String>,
+}
+
+/// Most names that are told.
+const TOLD: usize = 5;
+
+impl LeftOut {
+    fn add(&mut self, path: &Path) {
+        self.count += 1;
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        if self.names.len() < TOLD {
+            self.names.push(printable(&shown::path(path)));
+        }
+    }
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LeftOut { count, names } = self;
+        write!(f, "{count} of the files for --out were left out: {}", names.join(", "))?;
+        if *count > names.len() {
+            write!(f, " and {} more", count - names.len())?;
+        }
+        f.write_str(" (devices, sockets, and links that lead out of the directory are)")
+    }
+}
+
+/// Unpacks all of an archive beneath `folder`, an open one which is empty. Returns what was left out.
+pub(super) fn unpack(from: &mut impl Read, folder: &File) -> Result<LeftOut, TarError> {
     let rooms = Rooms { top: folder, last: None };
-    let mut unpacker =
-        Unpacker { rooms, kept: 0, members: 0, folders: Vec::new(), links: Vec::new(), skipped: 0 };
+    let mut unpacker = Unpacker {
+        rooms,
+        kept: 0,
+        members: 0,
+        folders: Vec::new(),
+        links: Vec::new(),
+        left_out: LeftOut::default(),
+    };
     let mut extended = Extended::default();
     loop {
         let mut header = [0; BLOCK];
@@ -85,7 +124,7 @@ pub(super) fn unpack(from: &mut impl Read, folder: &File) -> Result<usize, TarEr
 #[doc(hidden)]
 pub fn unpack_bytes(archive: &[u8], folder: &Path) -> Result<usize, String> {
     let folder = File::open(folder).map_err(|error| error.to_string())?;
-    unpack(&mut &*archive, &folder).map_err(|error| error.to_string())
+    unpack(&mut &*archive, &folder).map(|left_out| left_out.count).map_err(|error| error.to_string())
 }
 
 /// What a header says.
@@ -277,7 +316,7 @@ struct Unpacker<'a> {
     folders: Vec<(PathBuf, u32)>,
     /// Symbolic links, which are made at the end: no path through one of them is ever used.
     links: Vec<(PathBuf, Vec<u8>)>,
-    skipped: usize,
+    left_out: LeftOut,
 }
 
 impl Unpacker<'_> {
@@ -313,10 +352,10 @@ impl Unpacker<'_> {
                 self.rooms.of(&path).map_err(failed(&path))?;
                 // Of a file that is no member, such as a link, there is nothing to link to.
                 if self.hard_link(&target, &path).is_err() {
-                    self.skipped += 1;
+                    self.left_out.add(&path);
                 }
             }
-            _ => self.skipped += 1,
+            _ => self.left_out.add(&path),
         }
         skip(from, member.size)
     }
@@ -355,11 +394,11 @@ impl Unpacker<'_> {
         if self.kept > KEPT { Err(TarError::TooMany) } else { Ok(()) }
     }
 
-    fn finish(mut self) -> Result<usize, TarError> {
+    fn finish(mut self) -> Result<LeftOut, TarError> {
         for (path, target) in &self.links {
             let (room, name) = self.rooms.of(path).map_err(failed(path))?;
             match symlinkat(OsStr::from_bytes(target), room, name) {
-                Err(Errno::EXIST) => self.skipped += 1,
+                Err(Errno::EXIST) => self.left_out.add(path),
                 made => made.map_err(|error| failed(path)(error.into()))?,
             }
         }
@@ -369,7 +408,7 @@ impl Unpacker<'_> {
             let folder = self.rooms.walk(path, false).map(File::from);
             folder.and_then(|folder| folder.set_permissions(mode)).map_err(failed(path))?;
         }
-        Ok(self.skipped)
+        Ok(self.left_out)
     }
 }
 
@@ -418,7 +457,7 @@ mod tests {
 
     /// As a run does.
     fn unpack_in(from: &mut impl Read, folder: &Path) -> Result<usize, TarError> {
-        unpack(from, &File::open(folder).unwrap())
+        unpack(from, &File::open(folder).unwrap()).map(|left_out| left_out.count)
     }
 
     /// A member with its content.
@@ -526,8 +565,14 @@ mod tests {
         let top = File::open(home.path()).unwrap();
         let add = |(members, kept): (usize, usize), kind: u8, path: &str, link: &str| {
             let rooms = Rooms { top: &top, last: None };
-            let mut unpacker =
-                Unpacker { rooms, kept, members, folders: Vec::new(), links: Vec::new(), skipped: 0 };
+            let mut unpacker = Unpacker {
+                rooms,
+                kept,
+                members,
+                folders: Vec::new(),
+                links: Vec::new(),
+                left_out: LeftOut::default(),
+            };
             let (path, link) = (path.into(), link.into());
             unpacker.add(&mut io::empty(), &Member { path, link, kind, size: 0, mode: 0o755, mtime: 0 })
         };
@@ -743,6 +788,22 @@ mod tests {
             sentence.starts_with("cannot write ") && !sentence.contains(char::is_control),
             "{sentence:?}"
         );
+    }
+
+    #[test]
+    fn what_is_left_out_is_named_and_then_counted() {
+        let home = tempfile::tempdir().unwrap();
+        let left_out = |names: &[&str]| {
+            let members: Vec<_> = names.iter().map(|name| member(b'3', name, "", b"")).collect();
+            let archive = [&members.concat()[..], &[0; 2 * BLOCK]].concat();
+            unpack(&mut &archive[..], &File::open(home.path()).unwrap()).unwrap().to_string()
+        };
+        assert_eq!(
+            left_out(&["dev/null", "a\u{1b}[2J\n"]),
+            "2 of the files for --out were left out: dev/null, a\\u{1b}[2J\\n (devices, sockets, and links that lead out of the \
+             directory are)"
+        );
+        assert!(left_out(&["1", "2", "3", "4", "5", "6", "7"]).contains(": 1, 2, 3, 4, 5 and 2 more ("));
     }
 
     #[test]

@@ -14,7 +14,8 @@ use crate::host::identity::identity;
 use crate::host::lock::user;
 use crate::host::open_now::open_now;
 use crate::host::process::group;
-use crate::spec::MemSize;
+use crate::host::share::ShareError;
+use crate::spec::{MemSize, ShareOrigin, ShareSpec};
 
 /// Packs a directory, one file system only: a mount point in it, such as /proc, becomes an empty folder, and
 /// sockets are left out. Files of this process's user belong to root in the guest, so that an ordinary user
@@ -24,10 +25,8 @@ pub(super) fn pack(archive: &mut Archive, root: &Path, mem: MemSize) -> Result<V
         let path = path.to_path_buf();
         move |source| RunError::Read { path, source }
     };
+    ShareError::look_at(&ShareSpec::new(root).asked_by(ShareOrigin::Option("--root")))?;
     let top = fs::metadata(root).map_err(failed(root))?;
-    if !top.is_dir() {
-        return Err(RunError::NotADirectory { option: "root", path: root.to_path_buf() });
-    }
     let mut packer = Packer { archive, linked: HashMap::new(), unreadable: Vec::new() };
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
@@ -181,7 +180,7 @@ mod tests {
     fn directory_that_is_none_or_too_large_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let error = packed(&folder.path().join("none"), "16").unwrap_err().to_string();
-        assert!(error.contains("none: No such file"), "{error}");
+        assert!(error.contains("none: there is no such folder"), "{error}");
         File::create(folder.path().join("big")).unwrap().set_len(17 << 20).unwrap();
         let error = packed(folder.path(), "16").unwrap_err().to_string();
         assert!(
@@ -190,7 +189,7 @@ mod tests {
         );
         assert!(packed(folder.path(), "64").is_ok());
         let error = packed(&folder.path().join("big"), "16").unwrap_err().to_string();
-        assert!(error.contains("is no directory"), "{error}");
+        assert!(error.contains("it is no folder"), "{error}");
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +9,9 @@ use std::path::{Path, PathBuf};
 use super::args::RunArgs;
 use super::busybox;
 use super::error::RunError;
-use crate::spec::{GuestFolder, MOST_SHARES, ShareSpec, Spec};
+use crate::host::share::ShareError;
+use crate::shown::path as shown;
+use crate::spec::{GuestFolder, MOST_SHARES, ShareOrigin, ShareSpec, Spec};
 
 /// The tag of the share that is the guest's `/`; resources/initramfs/run.sh has the same one.
 const ROOT_TAG: &str = "minivmm-root";
@@ -44,7 +45,7 @@ impl Volume {
         // As `--share` has them. Taken for a part of the path, the share would be writable.
         if let Some((guest, options)) = guest.split_once(',') {
             let ro = if read_only || options.split(',').any(|option| option == "ro") { ":ro" } else { "" };
-            let host = String::from_utf8_lossy(host);
+            let host = shown(Path::new(OsStr::from_bytes(host)));
             return Err(format!("options of --volume follow a colon; write {host}:{guest}{ro}"));
         }
         let guest = guest.parse().map_err(|error| format!("{error}"))?;
@@ -61,19 +62,23 @@ pub(super) fn share(args: &RunArgs, spec: &mut Spec) -> Result<(), RunError> {
 
 fn add_shares(args: &RunArgs, spec: &mut Spec) -> Result<(), RunError> {
     for Volume { host, guest, read_only } in &args.volume {
-        let mut share = ShareSpec::new(host).mounted_at(guest.clone());
+        let mut share =
+            ShareSpec::new(host).mounted_at(guest.clone()).asked_by(ShareOrigin::Option("--volume"));
         share.read_only = *read_only;
+        ShareError::look_at(&share)?;
         spec.share.push(share);
-        is_folder("volume", host)?;
     }
     let Some(root) = &args.root else { return Ok(()) };
-    is_folder("root", root)?;
+    let mut share = ShareSpec::new(root).asked_by(ShareOrigin::Option("--root"));
+    ShareError::look_at(&share)?;
     // A guest that is kept has its files in its memory. Without a busybox there is nobody to mount them.
     let is_shared = args.warm.is_none() && busybox::find(&std::env::var("PATH").unwrap_or_default()).is_ok();
     if let Some(tag) = ROOT_TAG.parse().ok().filter(|_| is_shared || args.root_rw) {
-        let mut share = ShareSpec::new(root).with_tag(tag);
+        share.tag = Some(tag);
         share.read_only = !args.root_rw;
         spec.share.push(share);
+    } else {
+        ShareError::look_into(&share)?;
     }
     Ok(())
 }
@@ -100,15 +105,6 @@ pub(super) fn refuse_out(args: &RunArgs, spec: &Spec, out: &Path) -> Result<(), 
         }
         None => Ok(()),
     }
-}
-
-fn is_folder(option: &'static str, path: &Path) -> Result<(), RunError> {
-    let missing = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => RunError::NoDirectory { option, path: path.to_path_buf() },
-        _ => RunError::Read { path: path.to_path_buf(), source },
-    };
-    let found = fs::metadata(path).map_err(missing)?;
-    if found.is_dir() { Ok(()) } else { Err(RunError::NotADirectory { option, path: path.to_path_buf() }) }
 }
 
 /// Whether the guest can have its files from a share.

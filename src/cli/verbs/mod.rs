@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use crate::shown::path as shown;
 use serde_json::Value;
 
 pub use args::{
@@ -72,7 +73,7 @@ pub(super) enum VerbError {
     #[error(
         "{name} runs{}, and its control socket {} is gone; the machine makes it again within seconds once its folder can be \
          made (the next login does that); until then `minivmm stop {name}` and `minivmm kill {name}` end it by signals",
-        pid_clause(.pid), .socket.display()
+        pid_clause(.pid), shown(.socket)
     )]
     SocketGone { name: MachineName, socket: PathBuf, pid: Option<u32> },
     /// Its process cannot be identified, so it cannot be ended by force.
@@ -115,10 +116,10 @@ pub(super) enum VerbError {
     #[error("interrupted; {name} has not migrated, and is here as it was")]
     Stays { name: MachineName, signal: u8 },
     /// The working directory is gone.
-    #[error("{path} has no absolute path: {source}", path = path.display())]
+    #[error("{path} has no absolute path: {source}", path = shown(path))]
     Path { path: PathBuf, source: io::Error },
     /// The control socket speaks JSON.
-    #[error("{} is not UTF-8, in which the machine is told; give a folder with another name", .0.display())]
+    #[error("{} is not UTF-8, in which the machine is told; give a folder with another name", shown(.0))]
     NotUtf8(PathBuf),
     /// It cannot be formatted.
     #[error("the machine's answer cannot be shown")]

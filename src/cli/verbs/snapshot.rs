@@ -18,6 +18,7 @@ use crate::control::save_routes::snapshot_body;
 use crate::host::clock::LocalTime;
 use crate::image::printable;
 use crate::saved::{SavedMachineError, SavedSummary, is_disk_in_use, overlay_on, summary, sweep_unfinished};
+use crate::shown::path as shown;
 use crate::spec::MachineName;
 
 /// Name of a snapshot: as that of a machine.
@@ -47,7 +48,7 @@ pub(in crate::cli) enum SnapshotError {
         "there is no place for snapshots: neither XDG_STATE_HOME nor HOME is set to a path from the root; set one of them"
     )]
     NoPlace,
-    #[error("the snapshots in {folder} cannot be used: {source}", folder = folder.display())]
+    #[error("the snapshots in {folder} cannot be used: {source}", folder = shown(folder))]
     Folder { folder: PathBuf, source: io::Error },
     #[error("{machine} has no snapshot called {name}; `minivmm snapshots {machine}` lists those it has")]
     None { machine: MachineName, name: String },
@@ -55,11 +56,11 @@ pub(in crate::cli) enum SnapshotError {
         "{machine} has a snapshot called {name} already; give another name, or delete it: `minivmm snapshot {machine} --delete {name}`"
     )]
     Exists { machine: MachineName, name: String },
-    #[error("a machine runs on the disk {path} of the snapshot; end it first", path = path.display())]
+    #[error("a machine runs on the disk {path} of the snapshot; end it first", path = shown(path))]
     InUse { path: PathBuf },
     #[error(
         "{path} lies on a disk of the snapshot, and is of no use without it; remove it first, or keep what it shows by `minivmm disk convert \
-         {word} --backing {beneath} NEW.qcow2`", path = path.display(), word = diskimage::shell_word(path), beneath = diskimage::shell_word(beneath)
+         {word} --backing {beneath} NEW.qcow2`", path = shown(path), word = diskimage::shell_word(path), beneath = diskimage::shell_word(beneath)
     )]
     Beneath { path: PathBuf, beneath: PathBuf },
     #[error(

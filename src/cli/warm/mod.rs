@@ -21,6 +21,7 @@ use super::{print, report_error};
 use crate::host::clock::LocalTime;
 use crate::image::printable;
 use crate::saved::{SavedSummary, summary};
+use crate::shown::path as shown;
 use crate::spec::MachineName;
 
 /// Name of a warm machine: as that of a machine.
@@ -93,7 +94,7 @@ pub(super) enum WarmError {
     )]
     NoPlace,
     /// The folder of all of them.
-    #[error("the warm machines in {folder} cannot be used: {source}", folder = folder.display())]
+    #[error("the warm machines in {folder} cannot be used: {source}", folder = shown(folder))]
     Folder { folder: PathBuf, source: io::Error },
     /// There is none of that name.
     #[error("there is no warm machine called {0}; `minivmm warm ls` lists them")]

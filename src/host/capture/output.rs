@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::super::lock::Kind;
 use super::super::lock_soon::lock_soon;
 use super::pcapng;
+use crate::shown::path as shown;
 
 /// Most bytes that a pipe takes without a wait once poll(2) reports room (PIPE_BUF, pipe(7)).
 const PIPE_BUF: usize = 4096;
@@ -21,20 +22,20 @@ pub enum CaptureError {
     /// The path is no regular file.
     #[error(
         "cannot capture to {}: it is no regular file and no FIFO; give the name of a new file",
-        .0.display()
+        shown(.0)
     )]
     NoFile(PathBuf),
     /// The file is something else.
     #[error(
         "cannot capture to {}: the file is there already and is no capture; remove it, or give the name of a new file",
-        .0.display()
+        shown(.0)
     )]
     NoCapture(PathBuf),
     /// Another capture writes to it.
-    #[error("cannot capture to {}: another capture writes to it; give each capture a file of its own", .0.display())]
+    #[error("cannot capture to {}: another capture writes to it; give each capture a file of its own", shown(.0))]
     InUse(PathBuf),
     /// The host refused.
-    #[error("cannot capture to {}: {source}{}", path.display(), cure(.source))]
+    #[error("cannot capture to {}: {source}{}", shown(path), cure(.source))]
     Host {
         /// Where it was to go.
         path: PathBuf,

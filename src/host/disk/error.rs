@@ -8,16 +8,14 @@ use diskimage::{Format, ImageError, printable_name, shell_word};
 
 use super::format::QCOW2;
 use super::holder::DiskHolder;
+use crate::shown::path as shown;
 
 /// Why a disk cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DiskError {
     /// It does not exist.
-    #[error(
-        "there is no disk {}; {}",
-        path.display(), missing_hint(path)
-    )]
+    #[error("there is no disk {}; {}", shown(path), missing_hint(path))]
     NotFound {
         /// Its path.
         path: PathBuf,
@@ -25,7 +23,8 @@ pub enum DiskError {
     /// What an overlay lies on does not exist.
     #[error(
         "there is no disk {}, on which the overlay {} lies, which is of no use without it; put it there again, or correct the path",
-        base.display(), overlay.display()
+        shown(base),
+        shown(overlay)
     )]
     NoBase {
         /// The base.
@@ -34,7 +33,7 @@ pub enum DiskError {
         overlay: PathBuf,
     },
     /// It is a folder, a FIFO or a terminal.
-    #[error("{} is {what}, and a disk must be a raw image file or a block device", path.display())]
+    #[error("{} is {what}, and a disk must be a raw image file or a block device", shown(path))]
     NotADisk {
         /// Its path.
         path: PathBuf,
@@ -42,7 +41,7 @@ pub enum DiskError {
         what: &'static str,
     },
     /// The user lacks permission.
-    #[error("you may not {operation} the disk {}: {cure}", path.display())]
+    #[error("you may not {operation} the disk {}: {cure}", shown(path))]
     Denied {
         /// Its path.
         path: PathBuf,
@@ -52,7 +51,7 @@ pub enum DiskError {
         cure: String,
     },
     /// No user can write to it.
-    #[error("the disk {0} cannot be written to, since {why}; give it as `{0},ro` to read only", path.display())]
+    #[error("the disk {0} cannot be written to, since {why}; give it as `{0},ro` to read only", shown(path))]
     ReadOnly {
         /// Its path.
         path: PathBuf,
@@ -73,7 +72,9 @@ pub enum DiskError {
     /// Another user says that it was being exchanged.
     #[error(
         "{} is of another user, and says that {} and the other disks of its machine were being exchanged: nobody else is believed in that; if \
-         the disks fit together, remove the file", mark.display(), path.display()
+         the disks fit together, remove the file",
+        shown(mark),
+        shown(path)
     )]
     ForeignMark {
         /// Its path.
@@ -84,7 +85,11 @@ pub enum DiskError {
     /// It was being exchanged together with others.
     #[error(
         "{} and the other disks of its machine were about to become those of {}, which was cut off: they may not fit together; `minivmm restore \
-         --put-back {}` finishes it, and without {} the disk is taken as it is", path.display(), printable_name(folder), shell_word(folder), mark.display()
+         --put-back {}` finishes it, and without {} the disk is taken as it is",
+        shown(path),
+        printable_name(folder),
+        shell_word(folder),
+        shown(mark)
     )]
     HalfExchanged {
         /// Its path.
@@ -95,7 +100,7 @@ pub enum DiskError {
         folder: PathBuf,
     },
     /// An overlay cannot be made.
-    #[error("the overlay {} cannot be made: {error}", path.display())]
+    #[error("the overlay {} cannot be made: {error}", shown(path))]
     Overlay {
         /// Its path.
         path: PathBuf,
@@ -103,13 +108,20 @@ pub enum DiskError {
         error: io::Error,
     },
     /// A base whose name cannot be written to an overlay.
-    #[error("the path of {} is not UTF-8, so that no overlay can name it as its base; rename it", base.display())]
+    #[error(
+        "the path of {} is not UTF-8, so that no overlay can name it as its base; rename it",
+        shown(base)
+    )]
     BaseName {
         /// The base.
         base: PathBuf,
     },
     /// A disk without a sector, in another format than raw.
-    #[error("the disk {0} has no sector; give it a size with `minivmm disk resize {0} 60G`", path.display())]
+    #[error(
+        "the disk {} has no sector; give it a size with `minivmm disk resize {} 60G`",
+        shown(path),
+        shell_word(path)
+    )]
     NoSectors {
         /// Its path.
         path: PathBuf,
@@ -117,7 +129,7 @@ pub enum DiskError {
     /// An overlay that is something else.
     #[error(
         "{} is there and is no qcow2 image, so it is no overlay; give another name with `overlay=`, where one is made",
-        path.display()
+        shown(path)
     )]
     NotAnOverlay {
         /// Its path.
@@ -126,7 +138,8 @@ pub enum DiskError {
     /// An overlay that is an image of its own.
     #[error(
         "{0} is a qcow2 image that lies on no other, so it is no overlay on {1}; to use it, give it alone: `--disk {0}`",
-        overlay.display(), base.display()
+        shown(overlay),
+        shown(base)
     )]
     OnNothing {
         /// Its path.
@@ -138,7 +151,9 @@ pub enum DiskError {
     #[error(
         "the overlay {0} lies on {2}, and not on {1}; give that as the disk, or another overlay. If {1} is that image in a new \
          place, tell the overlay: `qemu-img rebase -u -b {1} -F FORMAT {0}`",
-        overlay.display(), base.display(), printable_name(found)
+        shown(overlay),
+        shown(base),
+        printable_name(found)
     )]
     OnAnother {
         /// Its path.
@@ -151,7 +166,9 @@ pub enum DiskError {
     /// An overlay on a base in another format.
     #[error(
         "the overlay {0} says that {1} is {2}, and here it is {format}; give it as `{1},format={2}`",
-        overlay.display(), base.display(), printable_name(Path::new(said))
+        shown(overlay),
+        shown(base),
+        printable_name(Path::new(said))
     )]
     OtherFormat {
         /// Its path.
@@ -166,7 +183,7 @@ pub enum DiskError {
     /// No temporary file for what the guest writes.
     #[error(
         "no temporary file for what the guest writes can be made in {}: {error}; set TMPDIR to a folder with room for it",
-        folder.display()
+        shown(folder)
     )]
     Temporary {
         /// The folder.
@@ -175,7 +192,7 @@ pub enum DiskError {
         error: io::Error,
     },
     /// It has less than one sector.
-    #[error("the disk {} {}", path.display(), too_small(path))]
+    #[error("the disk {} {}", shown(path), too_small(path))]
     Empty {
         /// Its path.
         path: PathBuf,
@@ -184,7 +201,7 @@ pub enum DiskError {
     #[error(
         "the disk {} is in use{}; two machines would destroy it. End the other, or give it read-only (`,ro`) or with an overlay for \
          each (`,overlay=FILE`) to both",
-        path.display(), used_by(.holder.as_ref())
+        shown(path), used_by(.holder.as_ref())
     )]
     Busy {
         /// Its path.
@@ -193,7 +210,7 @@ pub enum DiskError {
         holder: Option<DiskHolder>,
     },
     /// A loop device shows it too.
-    #[error("the disk {0} is also the loop device {device}, {1}", path.display(), loop_cure(device, *read_only))]
+    #[error("the disk {0} is also the loop device {device}, {1}", shown(path), loop_cure(device, *read_only))]
     LoopDevice {
         /// Its path.
         path: PathBuf,
@@ -205,14 +222,14 @@ pub enum DiskError {
     /// The host itself uses it.
     #[error(
         "the block device {0} is in use by this host (mounted, swap, or part of a RAID or a volume group); end that, or give it as `{0},ro` to read only",
-        path.display()
+        shown(path)
     )]
     OwnedByHost {
         /// Its path.
         path: PathBuf,
     },
     /// Any other error.
-    #[error("the disk {} cannot be used: {action}: {error}", path.display())]
+    #[error("the disk {} cannot be used: {action}: {error}", shown(path))]
     Io {
         /// Its path.
         path: PathBuf,
@@ -240,7 +257,7 @@ impl DiskError {
 /// The cure for an image that begins like one in another format. A guest can write that, so that a qcow2 header alone is no
 /// reason to believe it.
 fn wrong_format(path: &Path, format: &str) -> String {
-    let shown = path.display();
+    let shown = shown(path);
     if format == QCOW2 {
         return format!(
             "the disk {shown} begins like {format}, and nothing says that it is one. If it was made as one, give it as \
@@ -249,9 +266,10 @@ fn wrong_format(path: &Path, format: &str) -> String {
         );
     }
     format!(
-        "{shown} is {format}, and raw and qcow2 images are understood; convert it with `qemu-img convert -O raw {shown} {}`. If it \
+        "{shown} is {format}, and raw and qcow2 images are understood; convert it with `qemu-img convert -O raw {} {}`. If it \
          is raw, and its guest may have written that, give it as `{shown},format=raw`",
-        converted(path).display()
+        shell_word(path),
+        shell_word(&converted(path))
     )
 }
 
@@ -261,15 +279,15 @@ fn used_by(holder: Option<&DiskHolder>) -> String {
 
 /// The cure for a loop device over a disk.
 fn loop_cure(device: &Path, read_only: bool) -> String {
-    let device = device.display();
+    let (device, word) = (shown(device), shell_word(device));
     if read_only {
         format!(
-            "which can be written to while this machine reads; end that with `losetup -d {device}`, or attach it with \
+            "which can be written to while this machine reads; end that with `losetup -d {word}`, or attach it with \
              `losetup -r`"
         )
     } else {
         format!(
-            "and two users of one disk would destroy it; unmount what is on it and end it with `losetup -d {device}`, or give \
+            "and two users of one disk would destroy it; unmount what is on it and end it with `losetup -d {word}`, or give \
              {device} as the disk"
         )
     }
@@ -281,13 +299,13 @@ fn missing_hint(path: &Path) -> String {
     match ending.as_str() {
         "qcow" | "vmdk" | "vdi" | "vhd" | "vhdx" | "qed" => format!(
             "correct the path; raw and qcow2 images are understood, and `qemu-img convert -O raw {} {}` makes one",
-            path.display(),
-            converted(path).display()
+            shell_word(path),
+            shell_word(&converted(path))
         ),
         "iso" => "correct the path".to_owned(),
         _ => format!(
             "correct the path, or make an empty one with `minivmm disk create {} 60G`",
-            path.display()
+            shell_word(path)
         ),
     }
 }
@@ -298,7 +316,7 @@ fn too_small(path: &Path) -> String {
         Ok(len @ 1..) => {
             format!("has {len} bytes, and a disk has 512 at least; check that it is the right file")
         }
-        _ => format!("is empty; give it a size with `minivmm disk resize {} 60G`", path.display()),
+        _ => format!("is empty; give it a size with `minivmm disk resize {} 60G`", shell_word(path)),
     }
 }
 

@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use super::super::socket_file::SocketFault;
+use crate::shown::path as shown;
 
 /// Why the sockets of a network interface cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -12,16 +13,16 @@ pub enum NetSocketError {
     /// The path does not fit into the address of a socket.
     #[error(
         "the path of a network socket is too long: {path} (107 bytes at most); give a shorter one, for example below $XDG_RUNTIME_DIR",
-        path = .0.display()
+        path = shown(.0)
     )]
     TooLong(PathBuf),
     /// The path is another kind of file.
-    #[error("{path} is there already and is no socket; remove it, or give the network interface another path", path = .0.display())]
+    #[error("{path} is there already and is no socket; remove it, or give the network interface another path", path = shown(.0))]
     NoSocket(PathBuf),
     /// A program has it open.
     #[error(
         "another program uses the socket {path}, perhaps a second machine; give each network interface a socket of its own{cure}",
-        path = path.display()
+        path = shown(path)
     )]
     InUse {
         /// The path.
@@ -30,7 +31,7 @@ pub enum NetSocketError {
         cure: &'static str,
     },
     /// The socket there is of the other kind.
-    #[error("the socket {path} carries {is} and not {wanted}: use `--net {cure}`", path = path.display())]
+    #[error("the socket {path} carries {is} and not {wanted}: use `--net {cure}`", path = shown(path))]
     OtherKind {
         /// The path.
         path: PathBuf,
@@ -42,10 +43,10 @@ pub enum NetSocketError {
         cure: &'static str,
     },
     /// Both ends are the same socket.
-    #[error("{path} is named for both ends: give LOCAL and REMOTE two paths", path = .0.display())]
+    #[error("{path} is named for both ends: give LOCAL and REMOTE two paths", path = shown(.0))]
     SamePath(PathBuf),
     /// The host refused.
-    #[error("cannot use the network socket {path}: {source}{}", cure(.source), path = path.display())]
+    #[error("cannot use the network socket {path}: {source}{}", cure(.source), path = shown(path))]
     Host {
         /// The path.
         path: PathBuf,

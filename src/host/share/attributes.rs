@@ -62,6 +62,11 @@ pub(super) fn stat_at(folder: impl AsFd, name: &[u8]) -> rustix::io::Result<Stat
 }
 
 impl SharedFolder {
+    /// Whether the folder that was shared was another one. Its device may have another number on another host, and after a start of the host.
+    pub(super) fn is_another(&self, shared: Identity) -> bool {
+        Identity { device: self.identity.device, ..shared } != self.identity
+    }
+
     /// Who a file of this folder is.
     pub(super) fn identify(&self, stat: &Statx) -> Identity {
         let identity = Identity::of(stat);

@@ -11,6 +11,7 @@
 
 mod attributes;
 mod changes;
+mod error;
 mod files;
 mod folders;
 mod handles;
@@ -34,8 +35,8 @@ use std::sync::Arc;
 
 use virtio::fs::{Answer, Errno, FileSystem};
 
+pub use error::{ShareError, ShareFault};
 pub(crate) use known::Known;
-pub use shared_folder::ShareError;
 pub(crate) use shared_folder::SharedFolder;
 
 use super::iovecs::IoVecs;

@@ -3,91 +3,22 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use diskimage::shell_word;
 use rustix::fs::{Access, Mode, OFlags};
 use virtio::fs::{Caching, Errno};
 
 use super::attributes::{Identity, stat_of};
+use super::error::{ShareError, ShareFault};
 use super::folders::open_beneath;
 use super::known::{Known, MOST_NAMES, MOST_NODES};
-use super::mounts::{is_kernels, keeps_births, tells_at_close};
+use super::mounts::{Devtmpfs, is_kernels, keeps_births, tells_at_close};
 use super::owners::proc_path;
 use super::sys;
 use crate::host::file_system::magic;
 use crate::host::lock::user;
 use crate::spec::{ShareCache, ShareLocks, ShareOwner, ShareSpec};
-
-/// Why a folder cannot be shared.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ShareError {
-    /// It is not there.
-    #[error(
-        "the folder {path} of `--share` does not exist; make it with `mkdir -p {path}`, or name another",
-        path = path.display()
-    )]
-    Missing {
-        /// The path.
-        path: PathBuf,
-    },
-    /// It is not there, and what stands in front of its last colon is a folder.
-    #[error(
-        "there is no folder {}, and `{}` is no absolute path of the guest: write `{}:/{}`", path.display(), .guest, host.display(), .guest
-    )]
-    Relative {
-        /// The path.
-        path: PathBuf,
-        /// What is in front of the colon.
-        host: PathBuf,
-        /// What is behind it.
-        guest: String,
-    },
-    /// It is something else.
-    #[error("{path} of `--share` is no folder; name a folder, such as the one that it is in", path = path.display())]
-    NoFolder {
-        /// The path.
-        path: PathBuf,
-    },
-    /// It is the kernel's.
-    #[error(
-        "{path} of `--share` is no folder of files, but what the kernel shows of the host (`findmnt -T {path}`), which is not for a guest; \
-         name another",
-        path = path.display()
-    )]
-    Kernels {
-        /// The path.
-        path: PathBuf,
-    },
-    /// This user may not list it.
-    #[error(
-        "the folder {path} of `--share` may not be read by this user; `chmod u+rx {path}` as its owner, or name another",
-        path = path.display()
-    )]
-    Denied {
-        /// The path.
-        path: PathBuf,
-    },
-    /// The host's kernel, or what it lets a program do, is too old.
-    #[error(
-        "a folder can be shared with Linux 5.6 or later only, in a container with a seccomp profile that lets openat2(2) through"
-    )]
-    NoOpenat2,
-    /// There is no /proc.
-    #[error(
-        "a shared folder needs /proc, by which its files are opened; mount it with `mount -t proc proc /proc`"
-    )]
-    NoProc,
-    /// Any other error.
-    #[error("the folder {path} of `--share` cannot be opened", path = path.display())]
-    Host {
-        /// The path.
-        path: PathBuf,
-        /// The host's error.
-        source: io::Error,
-    },
-}
 
 /// How it is shared.
 #[derive(Debug, Clone, Copy)]
@@ -116,7 +47,10 @@ pub(crate) struct SharedFolder {
     pub(super) tells_at_close: bool,
     /// What this share and the others of its machine know.
     pub(super) known: Arc<Known>,
+    pub(super) devtmpfs: Devtmpfs,
     pub(super) limits: Limits,
+    /// In a sentence.
+    pub(super) name: String,
 }
 
 /// What a guest can use up at most, by one share.
@@ -152,24 +86,25 @@ impl SharedFolder {
     ///
     /// # Errors
     /// [`ShareError`], with its cure.
-    pub(crate) fn open(spec: &ShareSpec, known: Arc<Known>) -> Result<Arc<Self>, ShareError> {
+    pub(crate) fn open(spec: &ShareSpec, known: Arc<Known>) -> Result<Arc<Self>, Box<ShareError>> {
         let path = spec.path.as_path();
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let told = |error: rustix::io::Errno| told(path, error.into());
+        let told = |error: rustix::io::Errno| ShareError::new(spec, error.into());
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(told)?;
         // What every look-up goes by: a guest that hears ENOSYS never asks again.
         match open_beneath(&root, b".", OFlags::PATH, Mode::empty()) {
             Ok(_) => {}
-            Err(Errno::NOTSUP | Errno::PERM) => return Err(ShareError::NoOpenat2),
+            Err(Errno::NOTSUP | Errno::PERM) => return Err(ShareError::of(spec, ShareFault::NoOpenat2)),
             Err(error) => return Err(told(rustix::io::Errno::from_raw_os_error(error.raw()))),
         }
         if rustix::fs::access(proc_path(&root, None).as_slice(), Access::EXISTS).is_err() {
-            return Err(ShareError::NoProc);
+            return Err(ShareError::of(spec, ShareFault::NoProc));
         }
         let found = stat_of(&root).map_err(told)?;
         let magic = magic(&root).map_err(told)?;
-        if is_kernels(magic) {
-            return Err(ShareError::Kernels { path: path.to_path_buf() });
+        let devtmpfs = Devtmpfs::new();
+        if is_kernels(magic, Identity::of(&found).device, &devtmpfs) {
+            return Err(ShareError::of(spec, ShareFault::Kernels(shell_word(path))));
         }
         let caching = match spec.cache.unwrap_or_default() {
             ShareCache::Auto => Caching::Auto,
@@ -193,31 +128,12 @@ impl SharedFolder {
             tells_at_close: tells_at_close(magic),
             limits: Limits::of(known.shares, sys::most_open_files()),
             known,
+            devtmpfs,
+            name: spec.origin.name(path),
         };
         // With the births that it goes by.
         folder.identity = folder.identify(&found);
         Ok(Arc::new(folder))
-    }
-}
-
-fn told(path: &Path, source: io::Error) -> ShareError {
-    let relative = path.to_str().and_then(|text| text.rsplit_once(':'));
-    let relative = relative.filter(|(host, guest)| !guest.is_empty() && Path::new(host).is_dir());
-    let path = path.to_path_buf();
-    match (source.kind(), relative) {
-        (io::ErrorKind::NotFound, Some((host, guest))) => {
-            ShareError::Relative { host: host.into(), guest: guest.into(), path }
-        }
-        (kind, _) => told_of(kind, path, source),
-    }
-}
-
-fn told_of(kind: io::ErrorKind, path: PathBuf, source: io::Error) -> ShareError {
-    match kind {
-        io::ErrorKind::NotFound => ShareError::Missing { path },
-        io::ErrorKind::NotADirectory => ShareError::NoFolder { path },
-        io::ErrorKind::PermissionDenied => ShareError::Denied { path },
-        _ => ShareError::Host { path, source },
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 use virtio::fs::{Handle, LockKind, OpenMode};
 
 use super::Share;
+use super::attributes::Identity;
 use super::handles::Open;
 use super::nodes::{ROOT, Slot};
 use super::table;
@@ -19,6 +20,9 @@ struct SavedShare {
     collects_writes: bool,
     /// Device of the shared folder: another one on another host.
     device: u64,
+    /// The folder itself. States of builds before it was noted have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    root: Option<Identity>,
     root_lookups: u64,
     /// All but the root, see [`table`].
     nodes: String,
@@ -71,6 +75,7 @@ impl Share {
         let saved = SavedShare {
             collects_writes: self.collects_writes,
             device: self.folder.identity.device,
+            root: Some(self.folder.identity),
             root_lookups: self.nodes.get(ROOT).map_or(0, |root| root.lookups),
             nodes: table::text(nodes),
             handles: handles.collect(),
@@ -82,6 +87,12 @@ impl Share {
     pub(super) fn loaded(&mut self, state: &Value) -> Result<(), StateError> {
         let damaged = |reason: &str| StateError::damaged(KIND, reason);
         let saved = SavedShare::deserialize(state).map_err(|error| StateError::damaged(KIND, error))?;
+        if saved.root.is_some_and(|root| self.folder.is_another(root)) {
+            log::warn!(
+                "{} is another one than the machine was saved with: its guest finds what is in it now, and what it had open is stale (ESTALE)",
+                self.folder.name
+            );
+        }
         let mut new = Share::new(self.folder.clone());
         new.collects_writes = saved.collects_writes;
         let own = self.folder.identity.device;

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use crate::shown::path as shown;
 use crate::spec::SwitchName;
 
 /// Why a machine has no port of a switch.
@@ -15,7 +16,7 @@ pub enum SwitchPortError {
     /// The path does not fit into the address of a socket.
     #[error(
         "the path of the switch {name} is too long for a socket: {path} (107 bytes at most); choose a shorter name, or set \
-         XDG_RUNTIME_DIR to a folder with a shorter path", path = path.display()
+         XDG_RUNTIME_DIR to a folder with a shorter path", path = shown(path)
     )]
     TooLong {
         /// The switch.
@@ -26,7 +27,7 @@ pub enum SwitchPortError {
     /// The socket is another user's, who could read and change all frames.
     #[error(
         "the switch {name} at {path} belongs to another user (uid {user}): a machine uses switches of its own user and of root",
-        path = path.display()
+        path = shown(path)
     )]
     OtherUser {
         /// The switch.
@@ -39,7 +40,7 @@ pub enum SwitchPortError {
     /// The answer is none of a switch.
     #[error(
         "the program that listens on {path} is no switch of minivmm: {reason}; end it, or choose another name for the switch",
-        path = path.display()
+        path = shown(path)
     )]
     NotASwitch {
         /// The socket.

@@ -35,6 +35,7 @@ mod tests;
 pub(crate) use backend::TapBackend;
 pub use error::TapError;
 pub use holder::TapHolder;
+pub(crate) use names::user as user_name;
 #[cfg(feature = "cli")]
 pub(crate) use port::TapPort;
 

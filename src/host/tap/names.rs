@@ -3,7 +3,7 @@
 use std::fs;
 
 /// The user's name, or `uid` without one.
-pub(super) fn user(uid: u32) -> String {
+pub(crate) fn user(uid: u32) -> String {
     lookup("/etc/passwd", uid).unwrap_or_else(|| uid.to_string())
 }
 

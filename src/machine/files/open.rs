@@ -14,6 +14,7 @@ use crate::image;
 use crate::machine::StartError;
 use crate::machine::deadline::Progress;
 use crate::machine::run_resources::Image;
+use crate::shown::path as shown;
 use crate::spec::{Initrd, Spec};
 
 /// A machine keeps them for all its boots.
@@ -56,7 +57,7 @@ impl OpenFiles {
         open: impl Fn(&'static str, &Path) -> Result<File, E>,
     ) -> Result<Self, E> {
         let open = |what: &'static str, path: &Path| {
-            progress.begin(format!("opening the {what} {}", path.display()));
+            progress.begin(format!("opening the {what} {}", shown(path)));
             open(what, path).map(|file| BootFile::opened(path, file))
         };
         let kernel = spec.kernel.as_deref().map(|path| open("kernel", path)).transpose()?;
@@ -65,14 +66,14 @@ impl OpenFiles {
             Some(Initrd::None) | None => OpenInitrd::Unnamed,
         };
         let drives = spec.disk.iter().map(|disk| {
-            progress.begin(format!("opening the disk {}", disk.image().display()));
+            progress.begin(format!("opening the disk {}", shown(disk.image())));
             let open = OpenDisk::open(disk).map_err(StartError::Disk)?;
             Ok(Arc::new(Drive::new(open, disk.image(), disk.is_removable())))
         });
         let drives = drives.collect::<Result<_, E>>()?;
         let known = Arc::new(Known::of(spec.share.len()));
         let shares = spec.share.iter().map(|share| {
-            progress.begin(format!("opening the folder {}", share.path.display()));
+            progress.begin(format!("opening {}", share.origin.name(&share.path)));
             SharedFolder::open(share, known.clone()).map_err(|error| StartError::Share(error).into())
         });
         Ok(OpenFiles { kernel, initrd, drives, shares: shares.collect::<Result<_, E>>()? })
