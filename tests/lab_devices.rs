@@ -212,3 +212,47 @@ fn a_port_moves_bytes_each_way_unharmed_and_waits_for_whoever_is_slow(guest: &mu
     assert!(back.text().contains(sum), "{}{}", back.text(), back.err_text());
     guest.expect("has-sent.\r", SOON).unwrap();
 }
+
+/// A tiny guest speaks FUSE itself; strace sees from outside each call of minivmm that takes a path or an open folder, and what it is of.
+#[test]
+fn forged_requests_look_at_nothing_outside_the_folder() {
+    let sh = |line: &str| lab().sh(line).unwrap();
+    lab().put("forger.elf", tiny_guest::SHARE).unwrap();
+    sh(
+        "rm -rf forged; mkdir -p forged/dir; echo secret >forged/secret; echo text >forged/dir/from-host; ln -s /etc forged/dir/out; \
+          ln -s ../secret forged/dir/a",
+    );
+    let line = "exec strace -f -y -e trace=%file,%stat,%fstat,getdents64 -e signal=none -o forged/calls \
+                ./minivmm --kernel forger.elf --mem 16 --net none --name forger --share forged/dir";
+    let mut guest = lab().spawn(&Cmd::sh(line).tty()).unwrap();
+    guest.expect("ready", BOOT).unwrap();
+    let lines = || sh("wc -l <forged/calls").trim().parse::<usize>().unwrap();
+    let before = lines();
+    guest.send("h").unwrap();
+    guest.expect("forged=20000 out=0", BOOT).unwrap();
+    let calls = sh(&format!("sed -n '{before},{}p' forged/calls", lines()));
+    let own = format!("{}/forged/dir", sh("pwd").trim());
+    // Those of the share's thread.
+    let thread =
+        calls.lines().find(|call| call.contains(&own)).and_then(|call| call.split(' ').next()).unwrap();
+    let calls: Vec<_> =
+        calls.lines().filter(|call| call.split(' ').next() == Some(thread) && call.contains('(')).collect();
+    assert!(calls.len() > 500, "{}: {calls:?}", calls.len());
+    for call in calls {
+        // Open files and folders, and whence a name goes.
+        for open in call.split('<').skip(1).filter(|open| open.starts_with('/')) {
+            let is_cwd = call.contains("(AT_FDCWD<") && call.contains(", \"/proc/self/fd/");
+            assert!(open.starts_with(&own) || is_cwd, "{call}");
+        }
+        // Names: one component, or the kernel's own link to an open file and a name in it. What a link says is text.
+        let name = if call.contains("symlinkat(") { call.split('"').nth(3) } else { call.split('"').nth(1) };
+        let name = name.unwrap_or_default();
+        let in_it = name
+            .strip_prefix("/proc/self/fd/")
+            .map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
+        let name = in_it.map_or(name, |rest| rest.trim_start_matches('/'));
+        assert!(!name.contains('/') && name != "..", "{call}");
+    }
+    guest.send("q").unwrap();
+    guest.wait(BOOT).unwrap();
+}

@@ -229,7 +229,9 @@ impl Shell {
             (root == Root::Shared, " root=rw"),
         ];
         let wanted: String = wanted.into_iter().filter_map(|(is, word)| is.then_some(word)).collect();
-        format!("#!{shell}\nb={busybox} links={links}{wanted}\n{network}\n{}", bare(INIT))
+        // Words of `--append` are variables of init, and may have these names.
+        let unset = "unset timed stdin files shares root workdir terminal size";
+        format!("#!{shell}\n{unset}\nb={busybox} links={links}{wanted}\n{network}\n{}", bare(INIT))
     }
 }
 
@@ -548,6 +550,12 @@ mod tests {
         fs::write(file.path(), bare(MOUNTS)).unwrap();
         assert!(Command::new("sh").arg("-n").arg(file.path()).status().unwrap().success());
         let text = shell.init("mac=m", &args(&[]), Root::Packed, false);
-        assert!(text.starts_with("#!/bin/sh\nb= links=1\nmac=m\n"), "{text}");
+        let head =
+            "#!/bin/sh\nunset timed stdin files shares root workdir terminal size\nb= links=1\nmac=m\n";
+        assert!(text.starts_with(head), "{text}");
+        // It knows no other word from lines in front of it.
+        for word in ["timed", "stdin", "files", "shares", "root", "workdir", "terminal", "size"] {
+            assert!(text.contains(&format!("\"${word}")), "{word}");
+        }
     }
 }

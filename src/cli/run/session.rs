@@ -245,6 +245,8 @@ impl<'a> Run<'a> {
                     pass.map_err(no_thread)?;
                 }
                 self.up = true;
+                // It may have changed since the command was given.
+                self.resize();
                 self.times.up.get_or_insert_with(Instant::now);
             }
             RunEvent::NoDirectory => return Ok(Some(RunEnd::NoDirectory)),
@@ -275,13 +277,20 @@ impl<'a> Run<'a> {
             }
             RunEvent::Files(files) => self.files = Some(*files),
             RunEvent::Resized => {
-                if let Some(size) = terminal::size(self.terminal.as_ref()).filter(|_| self.up) {
-                    self.ports.resize(size);
+                if self.up {
+                    self.resize();
                 }
             }
             RunEvent::Signal(number) => return Ok(Some(RunEnd::Signal(number))),
         }
         Ok(self.done().map(RunEnd::Done))
+    }
+
+    /// Tells the guest the size of the terminal that the command has.
+    fn resize(&mut self) {
+        if let Some(size) = terminal::size(self.terminal.as_ref()).filter(|_| self.args.tty) {
+            self.ports.resize(size);
+        }
     }
 
     /// The guest waits for its command: it is kept before, if that is wanted.

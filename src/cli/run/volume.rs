@@ -118,11 +118,14 @@ pub(super) fn folders(spec: &Spec) -> impl Iterator<Item = &str> {
     spec.share.iter().filter_map(|share| Some(share.mount.as_ref()?.as_str().trim_start_matches('/')))
 }
 
-/// What init mounts: three lines for each share, its tag, options and folder.
+/// What init mounts: three lines for each share, its tag, options and folder. A folder comes before those in it, which it would hide.
 pub(super) fn list(spec: &Spec) -> String {
-    let lines = spec.shares().filter_map(|(tag, share)| {
+    let shares = spec.shares().filter_map(|(tag, share)| Some((share.mount.as_ref()?.as_str(), tag, share)));
+    let mut shares: Vec<_> = shares.collect();
+    shares.sort_by_key(|(folder, ..)| *folder);
+    let lines = shares.into_iter().map(|(folder, tag, share)| {
         let options = if share.read_only { "ro" } else { "rw" };
-        Some(format!("{tag}\n{options}\n{}\n", share.mount.as_ref()?.as_str()))
+        format!("{tag}\n{options}\n{folder}\n")
     });
     lines.collect()
 }
@@ -134,6 +137,17 @@ mod tests {
     fn parsed(text: &str) -> Result<(String, String, bool), String> {
         let volume = Volume::parse(text.into())?;
         Ok((volume.host.display().to_string(), volume.guest.as_str().to_owned(), volume.read_only))
+    }
+
+    #[test]
+    fn folder_is_mounted_before_those_in_it() {
+        let spec = ["/a:/x/y", "/b:/z", "/c:/x,ro"]
+            .into_iter()
+            .fold(Spec::new("k"), |spec, share| spec.with_share(share.parse().unwrap()));
+        let list = list(&spec);
+        let lines: Vec<_> = list.lines().collect();
+        let folders: Vec<_> = lines.chunks(3).map(|share| (share[1], share[2])).collect();
+        assert_eq!(folders, [("ro", "/x"), ("rw", "/x/y"), ("rw", "/z")]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::owners::proc_path;
 use super::sys;
 use crate::host::file_system::magic;
 use crate::host::lock::user;
+use crate::host::open_files;
 use crate::spec::{ShareCache, ShareLocks, ShareOwner, ShareSpec};
 
 /// How it is shared.
@@ -126,7 +127,7 @@ impl SharedFolder {
             umask: umask(),
             keeps_births: keeps_births(magic),
             tells_at_close: tells_at_close(magic),
-            limits: Limits::of(known.shares, sys::most_open_files()),
+            limits: Limits::of(known.shares, open_files::limit()),
             known,
             devtmpfs,
             name: spec.origin.name(path),

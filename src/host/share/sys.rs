@@ -13,16 +13,6 @@ pub(super) fn group() -> u32 {
     unsafe { libc::getegid() }
 }
 
-/// How many files this process may have open: its soft limit.
-pub(super) fn most_open_files() -> usize {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a whole rlimit of our own, borrowed for the call.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
-        return 1024;
-    }
-    usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
-}
-
 /// Closes a copy of an open file, which is when some network file systems tell what became of the writes (close(2)).
 pub(super) fn closed(file: impl AsFd) -> Answer<()> {
     let copy = rustix::io::fcntl_dupfd_cloexec(file, 0).map_err(errno)?;
