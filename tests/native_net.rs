@@ -287,7 +287,8 @@ fn frames_are_captured_while_the_machine_runs() {
     let read = blocks(&bytes);
     assert_eq!(said, format!("minivmm: {} frames, 0 lost\n", frames(&read)));
     assert!(frames(&read) >= 4 && read.last().unwrap().0 == STATISTICS);
-    assert_eq!(count(&bytes, "before"), 0);
+    // To the guest and back it was before; a guest that hears late that its own arrived sends it again.
+    assert!(count(&bytes, "before") <= 1);
     assert!(count(&bytes, "captured word") >= 2, "to the guest and back");
     // A reboot is within one capture, and the end of the machine is its end.
     let over_reboot = Piped::start(&host, &[]);
