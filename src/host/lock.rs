@@ -5,6 +5,8 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 
+use rustix::fs::FlockOperation;
+
 /// Kinds of locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -30,13 +32,10 @@ pub(crate) fn try_lock_range(file: &File, kind: Kind, range: &Range<u64>) -> io:
 
 /// Takes the lock of a folder, which is another one than those of files (flock(2)); false if another open file has it.
 pub(crate) fn try_lock_folder(folder: &File) -> io::Result<bool> {
-    // SAFETY: the call touches no memory of this process, and the descriptor is open.
-    if unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-        return Ok(true);
-    }
-    match io::Error::last_os_error() {
-        error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-        error => Err(error),
+    match rustix::fs::flock(folder, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -53,8 +52,7 @@ pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
 
 /// The effective user, who owns files that this process makes.
 pub(crate) fn user() -> u32 {
-    // SAFETY: takes nothing and cannot fail.
-    unsafe { libc::geteuid() }
+    rustix::process::geteuid().as_raw()
 }
 
 fn fcntl_lock(file: &File, command: libc::c_int, kind: Kind, range: &Range<u64>) -> io::Result<libc::flock> {

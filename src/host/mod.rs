@@ -33,6 +33,7 @@ pub(crate) mod peer;
 pub(crate) mod pidfd;
 pub(crate) mod port_owner;
 pub(crate) mod ports;
+mod proc_path;
 #[cfg(feature = "cli")]
 pub(crate) mod process;
 pub(crate) mod ready;

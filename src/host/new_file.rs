@@ -1,16 +1,18 @@
 //! A file that is there as a whole or not at all: it has no name until it is finished, and what was not finished leaves nothing
 //! behind.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, RenameFlags};
+
 use super::lock::{Kind, is_locked, try_lock};
 use super::open_now::open_now;
+use super::proc_path::proc_path;
 
 /// Names that are tried for a file without a name of its own.
 const ATTEMPTS: u32 = 100;
@@ -208,13 +210,7 @@ fn sync_folder(target: &Path) {
 
 /// Has two files of one folder exchange their names.
 fn exchange(one: &Path, other: &Path) -> io::Result<()> {
-    let [one, other] = [one, other].map(|path| CString::new(path.as_os_str().as_bytes()));
-    let (one, other) = (one?, other?);
-    let (here, flags) = (libc::AT_FDCWD, libc::RENAME_EXCHANGE);
-    // SAFETY: both are C strings that live through the call, which takes numbers otherwise (renameat2(2)).
-    let result =
-        unsafe { libc::syscall(libc::SYS_renameat2, here, one.as_ptr(), here, other.as_ptr(), flags) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    Ok(rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
 }
 
 impl Drop for NewFile {
@@ -304,24 +300,13 @@ fn try_names<T>(target: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Res
     Err(ErrorKind::AlreadyExists.into())
 }
 
-/// The path in /proc by which a file without a name can be given one.
-fn proc_path(file: &File) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
-}
-
 fn has_path(file: &File) -> bool {
     fs::symlink_metadata(proc_path(file)).is_ok()
 }
 
 /// Gives a file without a name this one.
 fn link(file: &File, path: &Path) -> io::Result<()> {
-    let [from, to] = [&proc_path(file), path].map(|path| CString::new(path.as_os_str().as_bytes()));
-    let (from, to) = (from?, to?);
-    // SAFETY: both are C strings that live through the call.
-    let result = unsafe {
-        libc::linkat(libc::AT_FDCWD, from.as_ptr(), libc::AT_FDCWD, to.as_ptr(), libc::AT_SYMLINK_FOLLOW)
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    Ok(rustix::fs::linkat(CWD, proc_path(file), CWD, path, AtFlags::SYMLINK_FOLLOW)?)
 }
 
 #[cfg(test)]

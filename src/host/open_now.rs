@@ -2,9 +2,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use rustix::fs::OFlags;
 
 /// Opens what is at `path` without waiting for it and without taking a terminal: a file that was there a moment ago may be a pipe by
 /// now, and its open would wait for the other end. Reads of a pipe do not wait either.
@@ -21,9 +22,8 @@ pub(crate) fn open_now(path: &Path, options: &mut OpenOptions, flags: i32) -> io
 /// The same file without O_NONBLOCK, which io_uring takes as a wish not to wait for the disk of a file. `flags` are the others
 /// that it was opened with.
 pub(crate) fn waiting(file: File, flags: i32) -> io::Result<File> {
-    // SAFETY: a call on an open descriptor, without memory.
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(file) }
+    rustix::fs::fcntl_setfl(&file, OFlags::from_bits_retain(flags.cast_unsigned()))?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -45,9 +45,8 @@ mod tests {
         std::fs::write(&file, "x").unwrap();
         let opened = open_now(&file, OpenOptions::new().read(true).write(true), 0).unwrap();
         let opened = waiting(opened, 0).unwrap();
-        // SAFETY: a call on an open descriptor, without memory.
-        let flags = unsafe { libc::fcntl(opened.as_raw_fd(), libc::F_GETFL) };
-        assert_eq!(flags & (libc::O_NONBLOCK | libc::O_ACCMODE), libc::O_RDWR);
+        let flags = rustix::fs::fcntl_getfl(&opened).unwrap();
+        assert_eq!(flags & (OFlags::NONBLOCK | OFlags::ACCMODE), OFlags::RDWR);
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&file, &link).unwrap();
         let refused = open_now(&link, OpenOptions::new().read(true), libc::O_NOFOLLOW).unwrap_err();

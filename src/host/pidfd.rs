@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::ready::is_readable;
 
@@ -17,25 +19,17 @@ impl PidFd {
     /// # Errors
     /// It does not exist, or the kernel is older than 5.3.
     pub(crate) fn open(pid: u32) -> io::Result<Self> {
-        // SAFETY: takes two numbers.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::c_long::from(pid), 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let fd = i32::try_from(fd).map_err(io::Error::other)?;
-        // SAFETY: a new descriptor, which nobody else has.
-        Ok(PidFd(unsafe { OwnedFd::from_raw_fd(fd) }))
+        let no_such = io::Error::from_raw_os_error(libc::ESRCH);
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(no_such)?;
+        Ok(PidFd(pidfd_open(pid, PidfdFlags::empty())?))
     }
 
     /// Sends it a signal. A process that has ended is no error.
     pub(crate) fn signal(&self, number: libc::c_int) -> io::Result<()> {
-        let no_info: *const libc::siginfo_t = std::ptr::null();
-        // SAFETY: takes numbers and no siginfo, in place of which the kernel uses that of kill(2).
-        let done =
-            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), number, no_info, 0) };
-        match io::Error::last_os_error() {
-            error if done != 0 && error.raw_os_error() != Some(libc::ESRCH) => Err(error),
-            _ => Ok(()),
+        let signal = Signal::from_named_raw(number).ok_or(io::ErrorKind::InvalidInput)?;
+        match pidfd_send_signal(&self.0, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 

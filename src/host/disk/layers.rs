@@ -3,7 +3,6 @@
 use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +15,7 @@ use super::open::check_head;
 use crate::host::disk_image::ImageOpener;
 use crate::host::lock::{Kind, try_lock};
 use crate::host::new_file::NewFile;
+use crate::host::proc_path::proc_path;
 use crate::spec::DiskSpec;
 
 /// Where temporary files are made, unless $TMPDIR says another folder: the first of these. /tmp is often in memory.
@@ -48,7 +48,7 @@ pub(super) fn open_on(spec: &DiskSpec, written: File) -> Result<(Image, ImageOpe
 pub(super) fn copy(file: &File) -> io::Result<File> {
     let mut copy = nameless(&temporary_folder())?;
     // From its beginning, wherever its own position is.
-    let mut from = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let mut from = File::open(proc_path(file))?;
     io::copy(&mut from, &mut copy)?;
     Ok(copy)
 }

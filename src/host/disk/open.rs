@@ -18,6 +18,7 @@ use crate::host::identity::identity;
 use crate::host::lock::Kind;
 use crate::host::lock_soon::lock_soon;
 use crate::host::open_now::{open_now, waiting};
+use crate::host::proc_path::proc_path;
 
 /// How to open a disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -293,7 +294,7 @@ fn discard(file: &File, metadata: &Metadata) -> Option<u32> {
 /// The same file for direct I/O; `None`, with a warning, where the file system does not support it.
 fn open_direct(file: &File, path: &Path, access: Access) -> Option<Direct> {
     // /proc leads to the same file, whatever the path leads to now.
-    let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let again = proc_path(file);
     let mut options = OpenOptions::new();
     options.read(true).write(!access.read_only).custom_flags(libc::O_DIRECT);
     let opened = match options.open(again) {

@@ -2,7 +2,6 @@
 
 use std::fs::{File, Metadata, metadata};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -11,6 +10,7 @@ use virtio::block::{Extent, Operation};
 
 use super::helper;
 use super::open_disk::OpenDisk;
+use crate::host::proc_path::proc_path;
 
 /// The length of an image and the time of its last change, as its file system has them. Equal marks are of an image that nobody has
 /// written to.
@@ -43,11 +43,12 @@ impl OpenDisk {
     pub(crate) fn sync(&self) -> io::Result<()> {
         let Some(file) = self.writable() else { return Ok(()) };
         // Opened once more where that is possible: an error is told once to each open file, and the guest's flushes have to hear of it, too.
-        let again = File::open(format!("/proc/self/fd/{}", file.fd().as_raw_fd()));
+        let again = File::open(proc_path(&file.buffered));
         #[cfg(test)]
         file.syncs.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         again.or_else(|_| file.buffered.try_clone())?.sync_data()
     }
+
     /// Brings all of it to the medium, when no request is in flight, and gives its mark then; `None` if it is not written to, or is a
     /// block device, which has none. Nothing is written to it after this until a request comes.
     ///

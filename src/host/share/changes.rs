@@ -10,8 +10,9 @@ use virtio::fs::{Answer, Change, Errno, OpenMode, SetTime};
 
 use super::attributes::{KIND, LINK, PRIVILEGES, SET_GROUP, stat_of};
 use super::nodes::{ROOT, Slot};
-use super::owners::{Override, proc_path};
+use super::owners::Override;
 use super::{Share, errno};
+use crate::host::proc_path::proc_path;
 
 impl Share {
     pub(super) fn set_mode(&mut self, slot: Slot, handle: Option<&Arc<OwnedFd>>, mode: u32) -> Answer<()> {
@@ -30,7 +31,7 @@ impl Share {
             _ if identity.kind == LINK => Err(Errno::NOTSUP),
             _ => {
                 let (file, _) = self.known_file(slot)?;
-                rustix::fs::chmod(proc_path(&file, None).as_slice(), mode).map_err(errno)
+                rustix::fs::chmod(proc_path(&file), mode).map_err(errno)
             }
         }
     }

@@ -17,9 +17,10 @@ use virtio::memory::{Memory, Segment};
 
 use super::attributes::{LINK, SET_GROUP, stat_at, stat_of};
 use super::folders::gone;
-use super::nodes::Slot;
-use super::owners::{Override, proc_path};
+use super::nodes::{Found, Slot};
+use super::owners::Override;
 use super::{Share, errno, space, sys};
+use crate::host::proc_path::proc_path;
 
 /// Longest text of a link that the host can have, and one more.
 const LINK_TEXT: usize = 4096;
@@ -52,7 +53,7 @@ impl Share {
         with: Option<(Override, Option<u32>)>,
     ) -> Answer<Entry> {
         let mut stat = stat_at(folder, name.bytes()).map_err(errno)?;
-        let slot = self.nodes.intern(parent, name.bytes(), self.folder.identify(&stat), true)?;
+        let slot = self.nodes.intern(parent, name.bytes(), self.folder.identify(&stat), Found::New)?;
         let done = with.map_or(Ok(()), |(owned, _)| self.keep_override(slot, owned)).and_then(|()| {
             if let Some((_, Some(mode))) = with {
                 // Of a folder that had a set-group-id one to be made in, it is the host's.
@@ -102,7 +103,7 @@ impl Share {
         if let Ok(stat) = stat_at(folder, name.bytes())
             && let Some(slot) = self.nodes.find(self.folder.identify(&stat))
         {
-            self.nodes.rename(slot, parent, name.bytes());
+            self.nodes.rename(slot, parent, name.bytes(), Found::of(&stat));
         }
     }
 }
@@ -124,7 +125,7 @@ impl FileSystem for Share {
         let parent = self.nodes.slot(parent)?;
         let folder = self.folder(parent)?;
         let stat = stat_at(folder, name.bytes()).map_err(errno)?;
-        let slot = self.nodes.intern(parent, name.bytes(), self.folder.identify(&stat), false)?;
+        let slot = self.nodes.intern(parent, name.bytes(), self.folder.identify(&stat), Found::of(&stat))?;
         self.entry(slot, &stat)
     }
 
@@ -252,11 +253,11 @@ impl FileSystem for Share {
         let (of, parent) = (self.nodes.slot(node)?, self.nodes.slot(parent)?);
         let (file, _) = self.known_file(of)?;
         let folder = self.folder(parent)?;
-        let (from, at) = (proc_path(&file, None), OsStr::from_bytes(name.bytes()));
+        let (from, at) = (proc_path(&file), OsStr::from_bytes(name.bytes()));
         // The kernel's link to the descriptor is followed, and nothing behind it.
-        rustix::fs::linkat(CWD, from.as_slice(), &folder, at, AtFlags::SYMLINK_FOLLOW).map_err(errno)?;
+        rustix::fs::linkat(CWD, &from, &folder, at, AtFlags::SYMLINK_FOLLOW).map_err(errno)?;
         let stat = stat_of(&file).map_err(errno)?;
-        self.nodes.rename(of, parent, name.bytes());
+        self.nodes.rename(of, parent, name.bytes(), Found::of(&stat));
         self.entry(of, &stat)
     }
 
@@ -295,7 +296,8 @@ impl FileSystem for Share {
             let _ = rustix::fs::fchmod(&file, Mode::from_raw_mode(given));
         }
         let mut stat = stat_of(&file).map_err(errno)?;
-        let slot = self.nodes.intern(parent, name.bytes(), self.folder.identify(&stat), is_new)?;
+        let found = if is_new { Found::New } else { Found::of(&stat) };
+        let slot = self.nodes.intern(parent, name.bytes(), self.folder.identify(&stat), found)?;
         let handle = match self.opened(file, slot, mode, false) {
             Ok(handle) => handle,
             Err(error) => {

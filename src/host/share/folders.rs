@@ -82,6 +82,22 @@ impl Share {
     /// A descriptor of a file that has its name still, for the kernel's link to it alone (O_PATH), and its attributes. Of a link it
     /// is the link's.
     pub(super) fn known_file(&mut self, slot: Slot) -> Answer<(OwnedFd, Statx)> {
+        self.by_either_name(slot, Self::named_file)
+    }
+
+    /// Does something with a file by its name; once more if that leads elsewhere and the file has had another one.
+    fn by_either_name<T>(
+        &mut self,
+        slot: Slot,
+        mut by_name: impl FnMut(&mut Self, Slot) -> Answer<T>,
+    ) -> Answer<T> {
+        match by_name(self, slot) {
+            Err(Errno::STALE) if self.nodes.use_other_name(slot) => by_name(self, slot),
+            done => done,
+        }
+    }
+
+    fn named_file(&mut self, slot: Slot) -> Answer<(OwnedFd, Statx)> {
         let identity = self.nodes.get(slot)?.identity;
         let (folder, name) = self.place(slot)?;
         let file = open_beneath(&folder, &name, OFlags::PATH, Mode::empty()).map_err(gone)?;
@@ -101,29 +117,29 @@ impl Share {
 
     /// Where a file has its name still.
     pub(super) fn known_place(&mut self, slot: Slot) -> Answer<(Arc<OwnedFd>, Box<[u8]>)> {
+        self.by_either_name(slot, |share, slot| {
+            share.named_place(slot).map(|(folder, name, _)| (folder, name))
+        })
+    }
+
+    fn named_place(&mut self, slot: Slot) -> Answer<(Arc<OwnedFd>, Box<[u8]>, Statx)> {
         let identity = self.nodes.get(slot)?.identity;
         let (folder, name) = self.place(slot)?;
         let stat = stat_at(&folder, &name).map_err(errno).map_err(gone)?;
-        if self.folder.identify(&stat) == identity { Ok((folder, name)) } else { Err(Errno::STALE) }
+        if self.folder.identify(&stat) == identity { Ok((folder, name, stat)) } else { Err(Errno::STALE) }
     }
 
     /// What the host says of a file that is known: of the one at its name if that is still the same, or of an open one.
     pub(super) fn stat(&mut self, slot: Slot) -> Answer<Statx> {
-        let file = self.nodes.get(slot)?;
-        let identity = file.identity;
         if slot == ROOT {
             return stat_of(&self.folder.root).map_err(errno);
         }
-        if let Some(folder) = &file.folder {
+        if let Some(folder) = &self.nodes.get(slot)?.folder {
             return stat_of(folder).map_err(errno);
         }
-        let found = match self.place(slot) {
-            Ok((folder, name)) => stat_at(folder, &name).map_err(errno),
-            Err(error) => Err(error),
-        };
-        match found {
-            Ok(stat) if self.folder.identify(&stat) == identity => Ok(stat),
-            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::STALE) => {
+        match self.by_either_name(slot, Self::named_place) {
+            Ok((.., stat)) => Ok(stat),
+            Err(Errno::STALE) => {
                 let open = self.any_open(slot).ok_or(Errno::STALE)?;
                 stat_of(open).map_err(errno)
             }

@@ -7,7 +7,7 @@ use rustix::fs::SeekFrom;
 use virtio::fs::{Answer, Entry, Handle, Listing, UNKNOWN_INO};
 
 use super::attributes::stat_at;
-use super::nodes::Slot;
+use super::nodes::{Found, Slot};
 use super::{Share, errno, sys};
 
 /// Bytes that the host is asked for at once: some 1000 names.
@@ -118,7 +118,7 @@ impl Share {
     /// What a name is, unless it is gone already.
     fn entry_of(&mut self, parent: Slot, folder: &OwnedFd, name: &[u8]) -> Option<Entry> {
         let stat = stat_at(folder, name).ok()?;
-        let slot = self.nodes.intern(parent, name, self.folder.identify(&stat), false).ok()?;
+        let slot = self.nodes.intern(parent, name, self.folder.identify(&stat), Found::of(&stat)).ok()?;
         self.entry(slot, &stat).ok()
     }
 }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use rustix::fs::Statx;
 use virtio::fs::{Answer, Errno, Name, Node};
 
 use super::attributes::Identity;
@@ -27,6 +28,8 @@ pub(super) const ROOT: Slot = 1;
 pub(super) struct File {
     pub(super) parent: Slot,
     pub(super) name: Box<[u8]>,
+    /// The name before that, of a file with several: one that a hard link leaves when the name above is another file's or nobody's.
+    pub(super) other: Option<Box<OtherName>>,
     pub(super) identity: Identity,
     /// Entries that the guest has.
     pub(super) lookups: u64,
@@ -38,6 +41,31 @@ pub(super) struct File {
     pub(super) folder: Option<Arc<OwnedFd>>,
     /// It was used since the cache last looked.
     pub(super) is_recent: bool,
+}
+
+/// A name that is not counted in its folder: that may be forgotten meanwhile.
+#[derive(Debug)]
+pub(super) struct OtherName {
+    folder: Node,
+    name: Box<[u8]>,
+}
+
+/// What is known of a file besides its name when that is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// It was just made, so what is known under its number is gone.
+    New,
+    /// It has no other name, or is a folder.
+    Alone,
+    /// It has other names, too.
+    Linked,
+}
+
+impl Found {
+    pub(super) fn of(stat: &Statx) -> Self {
+        let is_linked = stat.stx_nlink > 1 && !Identity::of(stat).is_folder();
+        if is_linked { Found::Linked } else { Found::Alone }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -131,20 +159,20 @@ impl Nodes {
     }
 
     /// The node of a file that was found as `name` in `parent`: the one that is known by its identity, under its new name, or
-    /// another one. `is_new`: it was just made, so what is known under its number is gone.
+    /// another one.
     pub(super) fn intern(
         &mut self,
         parent: Slot,
         name: &[u8],
         identity: Identity,
-        is_new: bool,
+        found: Found,
     ) -> Answer<Slot> {
         let key = (identity.device, identity.ino);
         if let Some(slot) = self.known.get(&key).copied()
-            && !is_new
+            && found != Found::New
             && self.get(slot)?.identity == identity
         {
-            self.rename(slot, parent, name);
+            self.rename(slot, parent, name, found);
             return Ok(slot);
         }
         self.may_grow()?;
@@ -179,29 +207,43 @@ impl Nodes {
     }
 
     /// A node has this name from now on.
-    pub(super) fn rename(&mut self, slot: Slot, parent: Slot, name: &[u8]) {
-        let Ok(file) = self.get_mut(slot) else { return };
+    pub(super) fn rename(&mut self, slot: Slot, parent: Slot, name: &[u8], found: Found) {
+        let Ok(file) = self.get(slot) else { return };
         // A folder that is mounted below itself: the host can do that, and names go on from the outer one.
         if slot == ROOT || slot == parent || (file.parent == parent && *file.name == *name) {
             return;
         }
-        let more = name.len().saturating_sub(file.name.len());
+        let (before, old) = (file.names_len(), self.number(file.parent));
+        let after = if found == Found::Linked { file.name.len() } else { 0 } + name.len();
+        let more = after.saturating_sub(before);
         // Found under a longer name that there is no room for: the one before is as true as it was.
         if more > 0 && !self.together.has_room_for(more) {
             return;
         }
         let Ok(file) = self.get_mut(slot) else { return };
-        let before = std::mem::replace(&mut file.name, name.into());
+        let last = OtherName { folder: old, name: std::mem::replace(&mut file.name, name.into()) };
+        file.other = (found == Found::Linked).then(|| Box::new(last));
         let old = std::mem::replace(&mut file.parent, parent);
-        self.names = self.names + name.len() - before.len();
-        self.together.add(0, name.len());
-        self.together.remove(0, before.len());
+        self.names = self.names + after - before;
+        self.together.add(0, after);
+        self.together.remove(0, before);
         if old != parent {
             if let Ok(parent) = self.get_mut(parent) {
                 parent.children += 1;
             }
             self.lose_child(old);
         }
+    }
+
+    /// Has a file with several names go by the one before its last; whether it has one.
+    pub(super) fn use_other_name(&mut self, slot: Slot) -> bool {
+        let other = self.get_mut(slot).ok().and_then(|file| file.other.as_ref());
+        let Some((folder, name)) = other.map(|other| (other.folder, other.name.clone())) else {
+            return false;
+        };
+        let Ok(folder) = self.slot(folder) else { return false };
+        self.rename(slot, folder, &name, Found::Linked);
+        true
     }
 
     /// The node that is known by its identity.
@@ -234,7 +276,7 @@ impl Nodes {
                 return;
             }
             let (parent, key) = (file.parent, (file.identity.device, file.identity.ino));
-            let (len, has_folder) = (file.name.len(), file.folder.is_some());
+            let (len, has_folder) = (file.names_len(), file.folder.is_some());
             self.names -= len;
             self.together.remove(1, len);
             if has_folder {
@@ -327,10 +369,16 @@ impl Drop for Nodes {
 }
 
 impl File {
+    /// Bytes of its names here.
+    fn names_len(&self) -> usize {
+        self.name.len() + self.other.as_ref().map_or(0, |other| other.name.len())
+    }
+
     pub(super) fn new(parent: Slot, name: &[u8], identity: Identity) -> Self {
         File {
             parent,
             name: name.into(),
+            other: None,
             identity,
             lookups: 0,
             children: 0,

@@ -10,8 +10,8 @@ use super::attributes::{FILE, KIND, stat_of};
 use super::folders::open_beneath;
 use super::handles::Open;
 use super::nodes::Slot;
-use super::owners::proc_path;
 use super::{Share, errno};
+use crate::host::proc_path::proc_path;
 
 /// How often a file is made or opened while another side removes and makes it.
 const MOST_ATTEMPTS: usize = 8;
@@ -57,10 +57,10 @@ impl Share {
 
     /// Opens what a descriptor is of once more, by the kernel's link to it.
     fn opened_anew(&self, open: &OwnedFd, mode: OpenMode) -> Answer<OwnedFd> {
-        let path = proc_path(open, None);
+        let path = proc_path(open);
         // One that somebody of the host has a lease on is not waited for.
         let by = |mode| {
-            rustix::fs::open(path.as_slice(), flags(mode) | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+            rustix::fs::open(&path, flags(mode) | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
                 .map_err(errno)
         };
         let also_read = self.with_reading(mode);
@@ -109,7 +109,7 @@ impl Share {
         let (file, stat) = self.known_file(slot)?;
         let permit = |bits: u32| {
             let mode = Mode::from_raw_mode(bits & 0o7777);
-            rustix::fs::chmod(proc_path(&file, None).as_slice(), mode).map_err(errno)
+            rustix::fs::chmod(proc_path(&file), mode).map_err(errno)
         };
         let bits = u32::from(stat.stx_mode);
         // One that may read and write it already is kept from it by something else.

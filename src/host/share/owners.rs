@@ -1,8 +1,6 @@
 //! Owners and permissions of the guest that the host's file does not have: in an extended attribute, as rootless podman keeps
 //! them (`containers/storage`): `user.containers.override_stat` = `uid:gid:mode`.
 
-use std::os::fd::{AsRawFd, OwnedFd};
-
 use rustix::fs::{Statx, XattrFlags};
 use virtio::fs::{Answer, Caller};
 
@@ -34,17 +32,6 @@ impl Override {
     fn text(self) -> String {
         format!("{}:{}:0{:o}", self.uid, self.gid, self.mode)
     }
-}
-
-/// A path for the calls that take no descriptor: the kernel's own link to a descriptor of this process, and a name in it that the
-/// calls beginning with `l` do not follow.
-pub(super) fn proc_path(fd: &OwnedFd, name: Option<&[u8]>) -> Vec<u8> {
-    let mut path = format!("/proc/self/fd/{}", fd.as_raw_fd()).into_bytes();
-    if let Some(name) = name {
-        path.push(b'/');
-        path.extend(name);
-    }
-    path
 }
 
 impl Share {

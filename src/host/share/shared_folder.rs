@@ -13,11 +13,10 @@ use super::attributes::{Identity, stat_of};
 use super::error::{ShareError, ShareFault};
 use super::folders::open_beneath;
 use super::mounts::{Devtmpfs, is_kernels, keeps_births, tells_at_close};
-use super::owners::proc_path;
-use super::sys;
 use crate::host::file_system::magic;
 use crate::host::lock::user;
 use crate::host::open_files;
+use crate::host::proc_path::proc_path;
 use crate::spec::{ShareCache, ShareLocks, ShareOwner, ShareSpec};
 
 /// How it is shared.
@@ -89,7 +88,7 @@ impl SharedFolder {
             Err(Errno::NOTSUP | Errno::PERM) => return Err(ShareError::of(spec, ShareFault::NoOpenat2)),
             Err(error) => return Err(told(rustix::io::Errno::from_raw_os_error(error.raw()))),
         }
-        if rustix::fs::access(proc_path(&root, None).as_slice(), Access::EXISTS).is_err() {
+        if rustix::fs::access(proc_path(&root), Access::EXISTS).is_err() {
             return Err(ShareError::of(spec, ShareFault::NoProc));
         }
         let found = stat_of(&root).map_err(told)?;
@@ -114,7 +113,7 @@ impl SharedFolder {
             root: Arc::new(root),
             options,
             user: user(),
-            group: sys::group(),
+            group: rustix::process::getegid().as_raw(),
             umask: umask(),
             keeps_births: keeps_births(magic),
             tells_at_close: tells_at_close(magic),

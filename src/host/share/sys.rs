@@ -7,12 +7,6 @@ use virtio::fs::{Answer, Errno, LockKind};
 
 use super::errno;
 
-/// The effective group.
-pub(super) fn group() -> u32 {
-    // SAFETY: takes nothing and cannot fail.
-    unsafe { libc::getegid() }
-}
-
 /// Closes a copy of an open file, which is when some network file systems tell what became of the writes (close(2)).
 pub(super) fn closed(file: impl AsFd) -> Answer<()> {
     let copy = rustix::io::fcntl_dupfd_cloexec(file, 0).map_err(errno)?;

@@ -492,7 +492,7 @@ fn limits_are_divided_among_shares_and_leave_the_machine_its_part() {
     world.limit_known(100, MOST_NAMES);
     for ino in 0..2 {
         let identity = attributes::Identity { device: 0, ino, ..world.share.folder.identity };
-        world.share.nodes.intern(nodes::ROOT, &[b'x'; 200], identity, false).unwrap();
+        world.share.nodes.intern(nodes::ROOT, &[b'x'; 200], identity, nodes::Found::Alone).unwrap();
     }
     world.limit_known(100, 0);
     let mut rename = |to: &str| {
@@ -597,7 +597,8 @@ fn a_file_with_the_number_of_a_removed_one_is_another() {
     let first = attributes::Identity::of(&stat);
     stat.stx_btime.tv_sec += 1;
     let second = attributes::Identity::of(&stat);
-    let mut intern = |identity| world.share.nodes.intern(nodes::ROOT, b"b", identity, false).unwrap();
+    let mut intern =
+        |identity| world.share.nodes.intern(nodes::ROOT, b"b", identity, nodes::Found::Alone).unwrap();
     assert_ne!(intern(first), intern(second));
 }
 
@@ -610,7 +611,7 @@ fn a_saved_share_knows_the_later_one_of_two_files_with_one_number() {
     let stat = attributes::stat_at(&world.share.folder.root, b"b").unwrap();
     let mut earlier = world.share.folder.identify(&stat);
     earlier.born.0 -= 1;
-    let slot = world.share.nodes.intern(nodes::ROOT, b"gone", earlier, false).unwrap();
+    let slot = world.share.nodes.intern(nodes::ROOT, b"gone", earlier, nodes::Found::Alone).unwrap();
     world.share.nodes.get_mut(slot).unwrap().lookups = 1;
     // The later one gets the slot in front of it.
     world.share.forget(first, 1);
@@ -628,9 +629,44 @@ fn hard_links_are_one_node() {
     let linked = world.share.link(node, Node::ROOT, name(b"b")).unwrap();
     assert_eq!((linked.node, linked.attr.nlink), (node, 2));
     world.share.remove(Node::ROOT, name(b"b"), false).unwrap();
-    // Its name is gone, until the other one is looked up.
+    // Its name is gone, and it has the other one still.
+    assert_eq!(world.share.attr(node, None).unwrap().nlink, 1);
     assert_eq!(world.find(Node::ROOT, "a").unwrap().node, node);
     assert_eq!(world.share.attr(node, None).unwrap().nlink, 1);
+}
+
+/// As `mv` and `sed -i` do, which look the name up before. Of the other one the guest's cache knows, and asks nothing.
+#[test]
+fn file_whose_last_name_became_another_files_has_its_other_name() {
+    let mut world = World::new();
+    let node = ["a", "t"].map(|file| {
+        let (node, handle) = world.create(file);
+        world.share.release(handle);
+        node
+    })[0];
+    world.share.link(node, Node::ROOT, name(b"b")).unwrap();
+    world.find(Node::ROOT, "a").unwrap();
+    world.share.rename((Node::ROOT, name(b"t")), (Node::ROOT, name(b"a")), Rename::Replace).unwrap();
+    let mtime = Some(SetTime::At(Time { seconds: 5, nanos: 0 }));
+    let set = world.share.set_attr(node, None, &Change { mtime, ..Change::default() });
+    assert_eq!(set.map(|attr| (attr.nlink, attr.mtime.seconds)), Ok((1, 5)));
+    let handle = world.share.open(node, WRITE).unwrap();
+    world.put(handle, 0, b"more").unwrap();
+    assert_eq!(fs::read(world.path("b")).unwrap(), b"more");
+    world.share.release(handle);
+    // Both are gone, and the folder of one of them.
+    let folder = world.folder(Node::ROOT, "d");
+    world.share.link(node, folder, name(b"c")).unwrap();
+    world.find(Node::ROOT, "b").unwrap();
+    for (parent, file, is_folder) in [(folder, "c", false), (Node::ROOT, "d", true), (Node::ROOT, "b", false)]
+    {
+        world.share.remove(parent, name(file.as_bytes()), is_folder).unwrap();
+    }
+    world.share.forget(folder, 1);
+    assert_eq!(world.share.attr(node, None).unwrap_err(), Errno::STALE);
+    let known = world.share.nodes.len();
+    world.share.forget(node, u64::MAX);
+    assert_eq!(world.share.nodes.len(), known - 1);
 }
 
 #[test]

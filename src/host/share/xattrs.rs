@@ -1,6 +1,9 @@
 //! Extended attributes: those of users are the guest's, but for the one that owners are kept in.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::fs::XattrFlags;
@@ -8,8 +11,9 @@ use rustix::io::Result;
 use virtio::fs::{Answer, Errno, Node, SetXattr};
 
 use super::nodes::{ROOT, Slot};
-use super::owners::{NAME, proc_path};
+use super::owners::NAME;
 use super::{Share, errno};
+use crate::host::proc_path::proc_path;
 
 /// Most bytes of an attribute's value, and of the names of all (`XATTR_SIZE_MAX`).
 const MOST: usize = 64 << 10;
@@ -17,7 +21,7 @@ const MOST: usize = 64 << 10;
 /// Where the attributes of a file are: a path that goes by an open descriptor of this process.
 #[derive(Debug)]
 pub(super) struct Attributes {
-    path: Vec<u8>,
+    path: PathBuf,
     /// The path ends with the kernel's link to the descriptor; what has a name in a folder is not followed.
     follows: bool,
     _open: Arc<OwnedFd>,
@@ -25,7 +29,7 @@ pub(super) struct Attributes {
 
 impl Attributes {
     pub(super) fn get(&self, name: &[u8], into: &mut [u8]) -> Result<usize> {
-        let path = self.path.as_slice();
+        let path = self.path.as_path();
         if self.follows {
             rustix::fs::getxattr(path, name, into)
         } else {
@@ -34,7 +38,7 @@ impl Attributes {
     }
 
     pub(super) fn set(&self, name: &[u8], value: &[u8], flags: XattrFlags) -> Result<()> {
-        let path = self.path.as_slice();
+        let path = self.path.as_path();
         if self.follows {
             rustix::fs::setxattr(path, name, value, flags)
         } else {
@@ -43,12 +47,12 @@ impl Attributes {
     }
 
     fn list(&self, into: &mut [u8]) -> Result<usize> {
-        let path = self.path.as_slice();
+        let path = self.path.as_path();
         if self.follows { rustix::fs::listxattr(path, into) } else { rustix::fs::llistxattr(path, into) }
     }
 
     fn remove(&self, name: &[u8]) -> Result<()> {
-        let path = self.path.as_slice();
+        let path = self.path.as_path();
         if self.follows { rustix::fs::removexattr(path, name) } else { rustix::fs::lremovexattr(path, name) }
     }
 }
@@ -56,8 +60,7 @@ impl Attributes {
 impl Share {
     /// Those of a file that is known.
     pub(super) fn attributes(&mut self, slot: Slot) -> Answer<Attributes> {
-        let by_link =
-            |open: Arc<OwnedFd>| Attributes { path: proc_path(&open, None), follows: true, _open: open };
+        let by_link = |open: Arc<OwnedFd>| Attributes { path: proc_path(&open), follows: true, _open: open };
         if let Some(open) = self.any_open(slot) {
             return Ok(by_link(open));
         }
@@ -65,7 +68,11 @@ impl Share {
             return self.folder(slot).map(by_link);
         }
         let (folder, name) = self.known_place(slot)?;
-        Ok(Attributes { path: proc_path(&folder, Some(&name)), follows: false, _open: folder })
+        Ok(Attributes {
+            path: proc_path(&folder).join(OsStr::from_bytes(&name)),
+            follows: false,
+            _open: folder,
+        })
     }
 
     fn attributes_of(&mut self, node: Node) -> Answer<Attributes> {

@@ -34,6 +34,8 @@ impl Errno {
     pub const INVAL: Self = Errno(22);
     /// Too many open files.
     pub const NFILE: Self = Errno(23);
+    /// Beyond what a file can be.
+    pub const FBIG: Self = Errno(27);
     /// Read-only.
     pub const ROFS: Self = Errno(30);
     /// Whoever waited for it would wait for itself.

@@ -4,6 +4,7 @@
 //! gets as segments. Requests are served one after the other, in the order of their queues; calls that may take long are made by
 //! other threads meanwhile. A request that waits for a lock is kept aside and asked again.
 
+mod body;
 mod errno;
 mod filesystem;
 mod later;

@@ -1,9 +1,9 @@
 //! A request of FUSE, from its bytes to a call of the [`FileSystem`] and to the bytes of its answer.
 
+use super::body;
 use super::errno::Errno;
 use super::filesystem::{
-    Answer, Caching, Caller, Change, FileSystem, Handle, Lock, LockKind, Name, New, Node, OpenMode, Rename,
-    Seek, SetTime, SetXattr, Space, Time, Work, WriteAt,
+    Answer, Caching, Caller, FileSystem, Handle, Lock, LockKind, Node, OpenMode, Rename, Work, WriteAt,
 };
 use super::listing::Listing;
 use super::opcode as op;
@@ -13,10 +13,6 @@ use crate::memory::{Memory, Segment, cut, total};
 
 /// Most bytes of a listing, of an attribute's value (`XATTR_SIZE_MAX`) and of the names of all.
 const MOST_ANSWER: usize = 64 << 10;
-/// Longest name of an extended attribute (`XATTR_NAME_MAX`).
-const MOST_XATTR_NAME: usize = 255;
-/// Longest text of a symbolic link: `PATH_MAX` without its zero.
-const MOST_LINK: usize = 4095;
 /// Bytes of `fuse_write_in` and `fuse_read_in`.
 pub(super) const TRANSFER: usize = 40;
 /// Of `open(2)` on x86-64.
@@ -162,20 +158,20 @@ impl Server {
                 wire::statx(&mut self.out, &attr, caching);
             }
             op::SETATTR => {
-                let (handle, change) = change(body)?;
+                let (handle, change) = body::change(body)?;
                 let attr = self.fs.set_attr(node, handle, &change)?;
                 wire::attr_out(&mut self.out, &attr, caching);
             }
             op::READLINK => self.fs.read_link(node, &mut self.out)?,
             op::SYMLINK | op::MKNOD | op::MKDIR => {
-                let (name, new) = new(opcode, body)?;
+                let (name, new) = body::new(opcode, body)?;
                 let entry = self.fs.make(node, name, new, caller)?;
                 wire::entry(&mut self.out, Some(&entry), caching);
             }
             op::UNLINK | op::RMDIR => self.fs.remove(node, body.name()?, opcode == op::RMDIR)?,
             op::RENAME | op::RENAME2 => {
                 let to = Node(body.u64()?);
-                let how = if opcode == op::RENAME { Rename::Replace } else { rename(&mut body)? };
+                let how = if opcode == op::RENAME { Rename::Replace } else { body::rename(&mut body)? };
                 let (from_name, to_name) = (body.name()?, body.name()?);
                 self.fs.rename((node, from_name), (to, to_name), how)?;
             }
@@ -185,14 +181,14 @@ impl Server {
                 wire::entry(&mut self.out, Some(&entry), caching);
             }
             op::OPEN => {
-                let mode = open_mode(body.u32()?, body.u32()?)?;
+                let mode = body::open_mode(body.u32()?, body.u32()?)?;
                 let handle = self.fs.open(node, OpenMode { exclusive: false, ..mode })?;
                 self.opened(handle, caching);
             }
             op::CREATE => {
                 let (flags, permissions) = (body.u32()?, body.u32()?);
                 body.skip(4)?;
-                let mode = open_mode(flags, body.u32()?)?;
+                let mode = body::open_mode(flags, body.u32()?)?;
                 let (entry, handle) =
                     self.fs.create(node, body.name()?, permissions & 0o7777, mode, caller)?;
                 wire::entry(&mut self.out, Some(&entry), caching);
@@ -213,28 +209,14 @@ impl Server {
                 wire::usage(&mut self.out, &usage);
             }
             op::SETXATTR => {
-                let (size, flags) = (body.u32()?, body.u32()?);
-                let name = xattr_name(&mut body)?;
-                let value = body.take(usize::try_from(size).unwrap_or(usize::MAX))?;
-                let how = match flags {
-                    0 => SetXattr::Any,
-                    1 => SetXattr::Create,
-                    2 => SetXattr::Replace,
-                    _ => return Err(Errno::INVAL),
-                };
+                let (name, value, how) = body::xattr(&mut body)?;
                 self.fs.set_xattr(node, name, value, how)?;
             }
-            op::REMOVEXATTR => self.fs.remove_xattr(node, xattr_name(&mut body)?)?,
+            op::REMOVEXATTR => self.fs.remove_xattr(node, body::xattr_name(&mut body)?)?,
             // Of what the guest has collected the host knows nothing: to it that would be holes. It takes all for data then, and asks no more.
             op::LSEEK if self.session.collects_writes() => return Err(Errno::NOSYS),
             op::LSEEK => {
-                let (handle, offset) = (Handle(body.u64()?), body.u64()?);
-                // Others the guest does by itself.
-                let to = match body.u32()? {
-                    3 => Seek::Data,
-                    4 => Seek::Hole,
-                    _ => return Err(Errno::INVAL),
-                };
+                let (handle, offset, to) = body::seek(&mut body)?;
                 let at = self.fs.seek(handle, offset, to)?;
                 wire::u64(&mut self.out, at);
             }
@@ -260,18 +242,7 @@ impl Server {
         match opcode {
             op::SYNCFS => self.fs.sync_all(),
             op::FALLOCATE => {
-                let (handle, offset, len) = (Handle(body.u64()?), body.u64()?, body.u64()?);
-                let what = match body.u32()? {
-                    0 => Space::Allocate { keep_size: false },
-                    1 => Space::Allocate { keep_size: true },
-                    3 => Space::Punch,
-                    0x10 => Space::Zero { keep_size: false },
-                    0x11 => Space::Zero { keep_size: true },
-                    _ => return Err(Errno::NOTSUP),
-                };
-                if offset.checked_add(len).is_none_or(|end| i64::try_from(end).is_err()) {
-                    return Err(Errno::new(27));
-                }
+                let (handle, offset, len, what) = body::allocation(&mut body)?;
                 self.fs.allocate(handle, offset, len, what)
             }
             op::COPY_FILE_RANGE => {
@@ -350,7 +321,7 @@ impl Server {
         let size = usize::try_from(body.u32()?).unwrap_or(usize::MAX);
         body.skip(4)?;
         if opcode == op::GETXATTR {
-            self.fs.xattr(node, xattr_name(&mut body)?, &mut self.out)?;
+            self.fs.xattr(node, body::xattr_name(&mut body)?, &mut self.out)?;
         } else {
             self.fs.xattrs(node, &mut self.out)?;
         }
@@ -383,23 +354,10 @@ impl Server {
     }
 
     fn lock(&mut self, opcode: u32, mut body: Fields<'_>) -> Answer<Outcome> {
-        let (handle, owner) = (Handle(body.u64()?), body.u64()?);
-        let (start, end, kind) = (body.u64()?, body.u64()?, body.u32()?);
-        body.skip(4)?;
-        let is_flock = body.u32()? & 1 != 0;
-        let kind = match kind {
-            0 => LockKind::Read,
-            1 => LockKind::Write,
-            2 => LockKind::None,
-            _ => return Err(Errno::INVAL),
-        };
-        if start > end || i64::try_from(end).is_err() {
-            return Err(Errno::INVAL);
-        }
-        let lock = Lock { handle, owner, is_flock, kind, start, end };
+        let lock = body::lock(&mut body)?;
         if opcode == op::GETLK {
             let found = self.fs.conflict(&lock)?;
-            let (kind, start, end) = found.unwrap_or((LockKind::None, start, end));
+            let (kind, start, end) = found.unwrap_or((LockKind::None, lock.start, lock.end));
             wire::u64(&mut self.out, start);
             wire::u64(&mut self.out, end);
             let kind = match kind {
@@ -422,110 +380,4 @@ impl Server {
             }
         }
     }
-}
-
-/// The name of an extended attribute.
-fn xattr_name<'a>(body: &mut Fields<'a>) -> Answer<&'a [u8]> {
-    let name = body.text()?;
-    match name.len() {
-        0 => Err(Errno::INVAL),
-        1..=MOST_XATTR_NAME => Ok(name),
-        _ => Err(Errno::RANGE),
-    }
-}
-
-/// Flags of open(2) as Linux has them on x86, and those of FUSE.
-fn open_mode(flags: u32, of_fuse: u32) -> Answer<OpenMode> {
-    let (read, write) = match flags & 3 {
-        0 => (true, false),
-        1 => (false, true),
-        2 => (true, true),
-        _ => return Err(Errno::INVAL),
-    };
-    Ok(OpenMode {
-        read,
-        write,
-        sync: flags & 0o10000 != 0,
-        // Also one that is opened for reading, as on the host.
-        truncate: flags & 0o1000 != 0,
-        exclusive: flags & 0o200 != 0,
-        // FUSE_OPEN_KILL_SUIDGID.
-        drops_privileges: of_fuse & 1 != 0,
-    })
-}
-
-/// `fuse_rename2_in` behind its folder.
-fn rename(body: &mut Fields<'_>) -> Answer<Rename> {
-    let flags = body.u32()?;
-    body.skip(4)?;
-    match flags {
-        0 => Ok(Rename::Replace),
-        1 => Ok(Rename::Keep),
-        2 => Ok(Rename::Exchange),
-        // RENAME_WHITEOUT would make a device file.
-        _ => Err(Errno::INVAL),
-    }
-}
-
-/// `fuse_mknod_in` or `fuse_mkdir_in` and a name; of a link a name and its text.
-fn new(opcode: u32, mut body: Fields<'_>) -> Answer<(Name<'_>, New<'_>)> {
-    if opcode == op::SYMLINK {
-        let name = body.name()?;
-        let text = body.text()?;
-        return match text.len() {
-            0 => Err(Errno::NOENT),
-            1..=MOST_LINK => Ok((name, New::Link(text))),
-            _ => Err(Errno::NAMETOOLONG),
-        };
-    }
-    let mode = body.u32()?;
-    let permissions = mode & 0o7777;
-    if opcode == op::MKDIR {
-        body.skip(4)?;
-        return Ok((body.name()?, New::Folder(permissions)));
-    }
-    body.skip(12)?;
-    let new = match mode & 0o170_000 {
-        0 | 0o100_000 => New::File(permissions),
-        0o010_000 => New::Fifo(permissions),
-        0o140_000 => New::Socket(permissions),
-        // Device files.
-        0o020_000 | 0o060_000 => return Err(Errno::PERM),
-        _ => return Err(Errno::INVAL),
-    };
-    Ok((body.name()?, new))
-}
-
-/// `fuse_setattr_in`.
-fn change(mut body: Fields<'_>) -> Answer<(Option<Handle>, Change)> {
-    let valid = body.u32()?;
-    body.skip(4)?;
-    let (handle, size, _owner) = (body.u64()?, body.u64()?, body.u64()?);
-    let (atime, mtime, _ctime) = (body.u64()?, body.u64()?, body.u64()?);
-    let (atime_nanos, mtime_nanos, _ctime_nanos) = (body.u32()?, body.u32()?, body.u32()?);
-    let mode = body.u32()?;
-    body.skip(4)?;
-    let (uid, gid) = (body.u32()?, body.u32()?);
-    let has = |bit: u32| valid >> bit & 1 != 0;
-    let time = |set: u32, now: u32, seconds: u64, nanos: u32| match (has(set), has(now)) {
-        (_, true) => Ok(Some(SetTime::Now)),
-        (true, false) if nanos < 1_000_000_000 => {
-            Ok(Some(SetTime::At(Time { seconds: seconds.cast_signed(), nanos })))
-        }
-        (true, false) => Err(Errno::INVAL),
-        (false, false) => Ok(None),
-    };
-    let change = Change {
-        mode: has(0).then_some(mode & 0o7777),
-        uid: has(1).then_some(uid),
-        gid: has(2).then_some(gid),
-        size: has(3).then_some(size),
-        atime: time(4, 7, atime, atime_nanos)?,
-        mtime: time(5, 8, mtime, mtime_nanos)?,
-        drops_privileges: has(11),
-    };
-    if change.size.is_some_and(|size| i64::try_from(size).is_err()) {
-        return Err(Errno::INVAL);
-    }
-    Ok((has(6).then_some(Handle(handle)), change))
 }

@@ -345,7 +345,7 @@ impl FileSystem for MemoryFs {
             WriteAt::End => self.tree().get(node)?.data.len() as u64,
         };
         if offset.checked_add(len).is_none_or(|end| end > MOST_BYTES) {
-            return Err(Errno::new(27));
+            return Err(Errno::FBIG);
         }
         let mut tree = self.tree();
         let data = &mut tree.get(node)?.data;

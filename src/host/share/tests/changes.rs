@@ -34,13 +34,14 @@ fn holes_beyond_all_files_are_refused_before_anything_is_lost() {
 
 /// The guest looks up again what is stale; what is not there it takes for removed.
 #[test]
-fn file_whose_name_is_gone_and_that_has_another_is_stale_to_every_call() {
+fn file_whose_names_are_gone_and_that_has_another_is_stale_to_every_call() {
     let mut world = World::new();
     let (node, handle) = world.create("a");
     world.share.release(handle);
     fs::hard_link(world.path("a"), world.path("b")).unwrap();
     world.find(Node::ROOT, "b").unwrap();
     fs::remove_file(world.path("b")).unwrap();
+    fs::rename(world.path("a"), world.path("e")).unwrap();
     let times = Change { mtime: Some(SetTime::Now), ..Change::default() };
     let mode = Change { mode: Some(0o600), ..Change::default() };
     assert_eq!(world.share.set_attr(node, None, &times).unwrap_err(), Errno::STALE);
@@ -48,7 +49,7 @@ fn file_whose_name_is_gone_and_that_has_another_is_stale_to_every_call() {
     assert_eq!(world.share.set_xattr(node, b"user.x", b"1", SetXattr::Any), Err(Errno::STALE));
     assert_eq!(world.share.link(node, Node::ROOT, name(b"c")).unwrap_err(), Errno::STALE);
     assert_eq!(world.share.open(node, READ).unwrap_err(), Errno::STALE);
-    assert_eq!(world.find(Node::ROOT, "a").unwrap().node, node);
+    assert_eq!(world.find(Node::ROOT, "e").unwrap().node, node);
     assert!(
         world.share.set_attr(node, None, &times).is_ok()
             && world.share.link(node, Node::ROOT, name(b"c")).is_ok()
