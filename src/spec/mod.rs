@@ -170,8 +170,9 @@ pub struct Spec {
     /// Written as `DIR[:/MOUNT][,OPTION]...`, up to 24 times; the guest mounts it with `mount -t virtiofs NAME /mnt`, or by itself at
     /// `/MOUNT`, if it has systemd 254 or later. `tag=NAME`: by default
     /// `share0`, `share1`, `share2`. `ro`: the guest cannot write. `cache=auto|always|never`: what the guest knows of the files is good
-    /// for a second (auto), for as long as it likes (always: for folders that nobody else changes), or not at all. `owner=map|xattr`:
-    /// with `map` files of this user and of root are the guest's root's, and changes of owners are forgotten; with `xattr` owners and
+    /// for a second (auto), for as long as it likes (always: for folders that nobody else changes), or not at all. `owner=map|UID[:GID]|xattr`:
+    /// with `map` files of this user and of root are the guest's root's, and changes of owners are forgotten; with the numbers of a user of the
+    /// guest this user's files are that one's, such as `owner=1000`; with `xattr` owners and
     /// permissions of the guest are kept in an extended attribute of each file. `locks=guest|host`: whether the host and other machines
     /// take part in the locks of the guest's processes. What the guest makes belongs to this user. A comma in a path is written twice.
     #[cfg_attr(feature = "cli", arg(long, hide_short_help = true, value_name = "DIR[:/MOUNT]", value_parser = OsStringValueParser::new().try_map(|text| ShareSpec::parse(&text).map(|share| share.asked_by(ShareOrigin::Option("--share"))))))]

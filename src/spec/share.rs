@@ -147,7 +147,7 @@ impl ShareSpec {
                 ("locks", Some(_)) => once(&mut share.locks, word.text().parse()?, SHARE, "locks")?,
                 ("", None) => return Err(DeviceError::Empty("behind a comma")),
                 _ => {
-                    let known = "`tag=NAME`, `ro`, `cache=auto|always|never`, `owner=map|xattr` and `locks=guest|host`";
+                    let known = "`tag=NAME`, `ro`, `cache=auto|always|never`, `owner=map|UID:GID|xattr` and `locks=guest|host`";
                     return Err(DeviceError::Unknown { device: SHARE, word: word.written(), known });
                 }
             }
@@ -268,14 +268,20 @@ pub enum ShareCache {
     Never,
 }
 
-/// Whom shared files belong to in the guest.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// Whom shared files belong to in the guest: `map`, `xattr`, or a user's number and perhaps `:` and a group's, such as `1000:100`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ShareOwner {
     /// Those of the host's user and of the host's root are the guest's root's, others are nobody's. Changes of owners are forgotten.
     #[default]
     Map,
+    /// The same, but those of the host's user are this user's and this group's of the guest: an ordinary user there can work with them.
+    User {
+        /// Number of the guest's user.
+        uid: u32,
+        /// Number of the guest's group; that of the user if it is not said.
+        gid: u32,
+    },
     /// The guest's owners and permissions are kept in the attribute `user.containers.override_stat` of each file.
     Xattr,
 }
@@ -324,10 +330,33 @@ impl FromStr for ShareOwner {
         match text {
             "map" => Ok(ShareOwner::Map),
             "xattr" => Ok(ShareOwner::Xattr),
-            _ => Err(DeviceError::Owner(text.into())),
+            numbers => {
+                let (uid, gid) = numbers.split_once(':').unwrap_or((numbers, numbers));
+                // Digits alone: no sign. The last number means "no owner" to Linux.
+                let number = |text: &str| {
+                    let number = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok());
+                    number.flatten().filter(|number| *number != u32::MAX)
+                };
+                match (number(uid), number(gid)) {
+                    (Some(uid), Some(gid)) => Ok(ShareOwner::User { uid, gid }),
+                    _ => Err(DeviceError::Owner(text.into())),
+                }
+            }
         }
     }
 }
+
+impl fmt::Display for ShareOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ShareOwner::Map => f.write_str("map"),
+            ShareOwner::Xattr => f.write_str("xattr"),
+            ShareOwner::User { uid, gid } => write!(f, "{uid}:{gid}"),
+        }
+    }
+}
+
+by_text!(ShareOwner);
 
 #[cfg(test)]
 mod tests {
@@ -355,6 +384,28 @@ mod tests {
         )
         .unwrap();
         assert_eq!(table, expected);
+    }
+
+    #[test]
+    fn owner_is_a_way_or_a_user_of_the_guest() {
+        for (text, owner, written) in [
+            ("map", ShareOwner::Map, "map"),
+            ("xattr", ShareOwner::Xattr, "xattr"),
+            ("1000", ShareOwner::User { uid: 1000, gid: 1000 }, "1000:1000"),
+            ("1000:100", ShareOwner::User { uid: 1000, gid: 100 }, "1000:100"),
+            ("0:0", ShareOwner::User { uid: 0, gid: 0 }, "0:0"),
+        ] {
+            assert_eq!(text.parse(), Ok(owner));
+            assert_eq!(owner.to_string(), written);
+            assert_eq!(written.parse(), Ok(owner));
+        }
+        for wrong in
+            ["", ":", "1000:", ":1000", "+1", "-1", "etu", "4294967295", "1:4294967296", "1:2:3", "Map"]
+        {
+            assert!(wrong.parse::<ShareOwner>().is_err(), "{wrong}");
+        }
+        let table: ShareSpec = toml::from_str("path = '/a'\nowner = '1000'").unwrap();
+        assert_eq!(table, ShareSpec::new("/a").with_owner(ShareOwner::User { uid: 1000, gid: 1000 }));
     }
 
     #[test]

@@ -226,7 +226,7 @@ pub enum DeviceError {
     Locks(String),
     /// Not whom files belong to.
     #[error(
-        "`{0}` is not whom the files of a share belong to; write `owner=map`, or `owner=xattr` to keep the guest's owners in attributes"
+        "`{0}` is not whom the files of a share belong to; write `owner=map`, `owner=UID:GID` for a user of the guest by numbers, as `id` there shows them, or `owner=xattr` to keep the guest's owners in attributes"
     )]
     Owner(String),
     /// Not a name of a switch.

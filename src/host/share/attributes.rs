@@ -8,6 +8,7 @@ use virtio::fs::{Attr, Time};
 
 use super::owners::Override;
 use super::shared_folder::SharedFolder;
+use crate::spec::ShareOwner;
 
 /// Bits of `st_mode` that are the kind.
 pub(super) const KIND: u32 = 0o170_000;
@@ -75,10 +76,19 @@ impl SharedFolder {
 
     /// What the guest is shown of a file.
     pub(super) fn attr(&self, stat: &Statx, owned: Option<Override>) -> Attr {
-        // Files of this user and of root belong to the guest's root, whose commands make and use them.
-        let own = |id: u32, own: u32| if id == own || id == 0 { 0 } else { NOBODY };
+        // Files of this user and of root belong to the guest's root, whose commands make and use them, if not to the user that was said.
+        let (user, group) = match self.options.owner {
+            ShareOwner::User { uid, gid } => (uid, gid),
+            _ => (0, 0),
+        };
+        let shown = |id: u32, own: u32, as_own: u32| match id {
+            id if id == own => as_own,
+            0 => 0,
+            _ => NOBODY,
+        };
         let mut mode = u32::from(stat.stx_mode);
-        let (mut uid, mut gid) = (own(stat.stx_uid, self.user), own(stat.stx_gid, self.group));
+        let (mut uid, mut gid) =
+            (shown(stat.stx_uid, self.user, user), shown(stat.stx_gid, self.group, group));
         if let Some(owned) = owned {
             mode = mode & KIND | owned.mode;
             (uid, gid) = (owned.uid, owned.gid);

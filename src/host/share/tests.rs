@@ -791,8 +791,8 @@ fn files_of_others_are_nobodys_and_their_rights_are_not_the_guests_roots() {
     fs::set_permissions(world.path("a"), fs::Permissions::from_mode(0o4755)).unwrap();
     let folder = world.share.folder.clone();
     let stat = attributes::stat_at(&folder.root, b"a").unwrap();
-    let user = |user, own| {
-        let spec = ShareSpec::new(world.path(""));
+    let seen = |user, own, owner| {
+        let spec = ShareSpec::new(world.path("")).with_owner(owner);
         let folder =
             SharedFolder { user: own, group: own, ..Arc::into_inner(open_alone(&spec).unwrap()).unwrap() };
         let mut stat = stat;
@@ -800,9 +800,16 @@ fn files_of_others_are_nobodys_and_their_rights_are_not_the_guests_roots() {
         let attr = folder.attr(&stat, None);
         (attr.uid, attr.gid, attr.mode & 0o7777)
     };
-    assert_eq!(user(0, 1000), (0, 0, 0o4755));
-    assert_eq!(user(1000, 1000), (0, 0, 0o755));
-    assert_eq!(user(33, 1000), (65534, 65534, 0o755));
+    let map = ShareOwner::Map;
+    assert_eq!(seen(0, 1000, map), (0, 0, 0o4755));
+    assert_eq!(seen(1000, 1000, map), (0, 0, 0o755));
+    assert_eq!(seen(33, 1000, map), (65534, 65534, 0o755));
+    // A user of the guest in the place of its root.
+    let other = ShareOwner::User { uid: 7, gid: 8 };
+    assert_eq!(seen(1000, 1000, other), (7, 8, 0o755));
+    assert_eq!(seen(0, 1000, other), (0, 0, 0o4755));
+    assert_eq!(seen(33, 1000, other), (65534, 65534, 0o755));
+    assert_eq!(seen(0, 0, other), (7, 8, 0o4755));
     assert!(world.find(Node::ROOT, "a").is_ok());
 }
 
