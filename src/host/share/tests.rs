@@ -957,7 +957,11 @@ fn folders_that_cannot_be_shared_are_told_with_who_asked_for_them_and_a_cure() {
         }
         let said = refusal(&asked_by(&file, origin.clone()));
         let is_here = !matches!(origin, ShareOrigin::Received);
-        assert_eq!(said.contains(&format!("move that away, as with `mv {0} {0}.old`", file.display())), is_here, "{said}");
+        assert_eq!(
+            said.contains(&format!("move that away, as with `mv {0} {0}.old`", file.display())),
+            is_here,
+            "{said}"
+        );
     }
     let share = |path: &Path| refusal(&asked_by(path, ShareOrigin::Option("--share")));
     assert!(share(&file).ends_with("file: it is no folder; name a folder, such as the one that it is in"));
