@@ -65,6 +65,15 @@ impl SharedFolder {
     }
 }
 
+/// The files of a folder as a guest has them. For the fuzzer.
+///
+/// # Errors
+/// The folder cannot be shared.
+#[doc(hidden)]
+pub fn share_for_fuzzer(spec: &crate::spec::ShareSpec) -> Result<Box<dyn FileSystem>, Box<ShareError>> {
+    Ok(SharedFolder::open(spec, 1)?.file_system(Arc::default()))
+}
+
 impl Share {
     fn new(folder: Arc<SharedFolder>, known: Arc<Known>) -> Self {
         Share {
