@@ -189,7 +189,7 @@ impl Claim<'_> {
         log::warn!(
             "the file {:?} behind the disk {} cannot be locked ({error}): take care that no second machine uses it",
             device.backing,
-            shown(&self.path)
+            shown(self.path)
         );
         None
     }
