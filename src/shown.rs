@@ -6,6 +6,8 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use diskimage::is_unprintable;
+
 /// A path in a sentence. What a terminal would not print is escaped as in a string of Rust: `\n`, `\u{1b}`, and `\xff` for what is no UTF-8.
 pub(crate) fn path(path: &Path) -> String {
     let mut shown = String::new();
@@ -18,29 +20,44 @@ pub(crate) fn path(path: &Path) -> String {
 
 /// A text in a sentence, likewise.
 pub(crate) fn text(text: &str) -> String {
-    escaped(text, |_| false)
+    escaped(text, |_, _| false)
 }
 
-/// Lines of text, which may have tabs in them and end with a carriage return.
+/// Lines of text, which may have tabs in them and end with a carriage return. One elsewhere would have a terminal write over the line.
 pub(crate) fn lines(text: &str) -> String {
-    escaped(text, |sign| matches!(sign, '\n' | '\r' | '\t'))
+    escaped(text, |sign, next| match sign {
+        '\n' | '\t' => true,
+        '\r' => next == Some('\n'),
+        _ => false,
+    })
 }
 
-fn escaped(text: &str, is_kept: impl Fn(char) -> bool) -> String {
-    let mut shown = String::with_capacity(text.len());
+/// The text of a string of TOML, with its quotes.
+pub(crate) fn toml(text: &str) -> String {
+    let mut shown = String::from('"');
     for sign in text.chars() {
-        if (sign.is_control() || is_format(sign)) && !is_kept(sign) {
+        match sign {
+            '"' | '\\' => shown.extend(['\\', sign]),
+            _ if is_unprintable(sign) => shown.push_str(&format!("\\u{:04x}", u32::from(sign))),
+            _ => shown.push(sign),
+        }
+    }
+    shown.push('"');
+    shown
+}
+
+/// `is_kept` is told a character and the one behind it.
+fn escaped(text: &str, is_kept: impl Fn(char, Option<char>) -> bool) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut signs = text.chars().peekable();
+    while let Some(sign) = signs.next() {
+        if is_unprintable(sign) && !is_kept(sign, signs.peek().copied()) {
             shown.extend(sign.escape_default());
         } else {
             shown.push(sign);
         }
     }
     shown
-}
-
-/// Characters that have no width, or change the direction or the place of others.
-fn is_format(sign: char) -> bool {
-    matches!(sign, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -63,5 +80,17 @@ mod tests {
     #[test]
     fn lines_stay_lines() {
         assert_eq!(lines("\r\na\tb\x1b[2J\n\x07"), "\r\na\tb\\u{1b}[2J\n\\u{7}");
+        assert_eq!(lines("real\rfalse\r\r\n\r"), "real\\rfalse\\r\r\n\\r", "nothing is written over");
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn a_string_of_toml_is_read_as_it_was() {
+        for text in ["/my folder", "a\"b\\c", "\x1b[2J\n\u{202e}\u{9b}\u{2028}\u{f6}"] {
+            let written = toml(text);
+            assert!(!written.contains(is_unprintable), "{written}");
+            let read: ::toml::Table = format!("path = {written}").parse().unwrap();
+            assert_eq!(read["path"].as_str(), Some(text), "{written}");
+        }
     }
 }

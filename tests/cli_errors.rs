@@ -8,7 +8,7 @@
 mod kernels;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -205,7 +205,11 @@ fn file_of_a_machine_that_is_wrong_is_a_usage_error_with_its_line() {
     folder.fails(&["--config", "vm.toml"], USAGE, &["vm.toml, line 2", "`memory`", "`mem`"]);
     fs::write(folder.path("vm.toml"), "kernel = 'own'\n\nmem = '5x'\n").unwrap();
     folder.fails(&["--config", "vm.toml"], USAGE, &["vm.toml, line 3", "`5x`", "`512M`"]);
-    folder.fails(&["--config", "nope.toml"], USAGE, &["nope.toml", "No such file"]);
+    folder.fails(
+        &["--config", "nope.toml"],
+        USAGE,
+        &["the machine's file nope.toml does not exist; `ls` shows what is in this folder"],
+    );
 }
 
 #[test]
@@ -411,10 +415,17 @@ fn shares_that_are_wrong_are_told_by_what_asked_for_them() {
     run(&["--out", "file/x"], "out file/x: file is no directory; name one that is");
 }
 
+/// An ordinary user for the programs of a test. Nobody, if that is who runs the test.
+fn ordinary_user() -> Option<u32> {
+    let this_user = fs::metadata("/proc/self").unwrap().uid();
+    (this_user == 0).then_some(54_321)
+}
+
 /// The folder that is closed is named, and who can open it.
 #[test]
 fn what_an_ordinary_user_may_not_enter_is_told_with_who_can_change_that() {
-    const USER: u32 = 54_321;
+    let user =
+        ordinary_user().expect("this test makes folders of root and of an ordinary user: run it as root");
     let folder = Folder::new();
     fs::set_permissions(folder.path("."), fs::Permissions::from_mode(0o755)).unwrap();
     for (name, owner) in [("roots", "0"), ("own", "54321")] {
@@ -425,9 +436,14 @@ fn what_an_ordinary_user_may_not_enter_is_told_with_who_can_change_that() {
         let mode = if owner == "0" { 0o700 } else { 0o000 };
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
+    for (link, to) in [("linked", "closed-own/kernel"), ("roots-kernel", "closed-roots/kernel")] {
+        std::os::unix::fs::symlink(to, folder.path(link)).unwrap();
+    }
+    fs::write(folder.path("mine.toml"), "").unwrap();
+    fs::set_permissions(folder.path("mine.toml"), fs::Permissions::from_mode(0o600)).unwrap();
     let says = |words: &[&str], said: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
-        let output = command.args(words).current_dir(folder.path(".")).uid(USER).gid(USER).output().unwrap();
+        let output = command.args(words).current_dir(folder.path(".")).uid(user).gid(user).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(
             stderr.contains(said) && output.status.code().is_some_and(|code| code > 0),
@@ -469,15 +485,31 @@ fn what_an_ordinary_user_may_not_enter_is_told_with_who_can_change_that() {
         "--out closed-own/x: this user may not write to closed-own; `chmod u+rwx closed-own`",
     );
     run(&["--out", "x"], "--out x: this user may not write to .; it belongs to root, ");
+    for kernel in ["closed-own/kernel", "linked"] {
+        says(
+            &["--kernel", kernel],
+            &format!("the kernel {kernel} cannot be opened: this user may not enter closed-own; "),
+        );
+    }
     says(
-        &["--kernel", "closed-own/kernel"],
-        "the kernel closed-own/kernel cannot be opened: this user may not enter closed-own; ",
+        &["--kernel", "roots-kernel"],
+        &format!(
+            "the kernel roots-kernel cannot be opened: this user may not enter closed-roots; {}",
+            mend("x")
+        ),
+    );
+    says(
+        &["--config", "closed-own/kernel"],
+        "the machine's file closed-own/kernel cannot be opened: this user may not enter closed-own; `chmod u+x closed-own` lets you\n",
+    );
+    says(
+        &["--config", "mine.toml"],
+        "the machine's file mine.toml may not be read by this user; `sudo chmod a+r mine.toml`",
     );
 }
 
 #[test]
 fn run_leaves_out_what_an_ordinary_user_may_not_read_and_says_so() {
-    const USER: u32 = 54_321;
     let folder = Folder::new();
     for place in ["root/bin", "root/closed"] {
         fs::create_dir_all(folder.path(place)).unwrap();
@@ -490,17 +522,15 @@ fn run_leaves_out_what_an_ordinary_user_may_not_read_and_says_so() {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
     fs::set_permissions(folder.path("root/closed"), fs::Permissions::from_mode(0o000)).unwrap();
-    assert!(
-        Command::new("chown")
-            .args(["-R", &USER.to_string()])
-            .arg(folder.0.path())
-            .status()
-            .unwrap()
-            .success()
-    );
     let mut command = Command::new(env!("CARGO_BIN_EXE_minivmm"));
     command.args(["run", "--kernel", "own", "--root", "root", "--mem", "20", "true"]);
-    let output = command.current_dir(folder.0.path()).uid(USER).gid(USER).output().unwrap();
+    if let Some(user) = ordinary_user() {
+        let chown =
+            Command::new("chown").args(["-R", &user.to_string()]).arg(folder.0.path()).status().unwrap();
+        assert!(chown.success());
+        command.uid(user).gid(user);
+    }
+    let output = command.current_dir(folder.0.path()).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     let warning = "minivmm: warning: the guest is without last, shadow, closed and 1 more of --root root, which this user may not \
                    read; let it with `chmod -R u+rX`, or run as root\n";

@@ -42,4 +42,4 @@ pub use image::Image;
 pub use opener::{Access, ImageOptions, Opener, UnlockedOpener};
 pub use progress::{NoProgress, Progress};
 pub use storage::ImageFile;
-pub use words::{name as printable_name, shell as shell_word};
+pub use words::{is_unprintable, name as printable_name, shell as shell_word};

@@ -13,7 +13,7 @@ pub fn name(path: &Path) -> String {
 
 /// Text from an image, made printable and bounded.
 pub(crate) fn text(raw: &str) -> String {
-    let plain = |sign: char| if sign.is_control() || is_format(sign) { '?' } else { sign };
+    let plain = |sign| if is_unprintable(sign) { '?' } else { sign };
     raw.chars().take(LONGEST).map(plain).collect()
 }
 
@@ -22,11 +22,10 @@ pub(crate) fn text(raw: &str) -> String {
 pub fn shell(path: &Path) -> String {
     let bytes = path.as_os_str().as_bytes();
     let is_plain = |sign: char| sign.is_alphanumeric() || "/._-+=:@%,".contains(sign);
-    let is_shown = |sign: char| !sign.is_control() && !is_format(sign);
     let dot = if bytes.starts_with(b"-") { "./" } else { "" };
     match path.to_str() {
         Some(text) if !text.is_empty() && dot.is_empty() && text.chars().all(is_plain) => text.to_owned(),
-        Some(text) if text.chars().all(is_shown) => format!("'{dot}{}'", text.replace('\'', r"'\''")),
+        Some(text) if !text.chars().any(is_unprintable) => format!("'{dot}{}'", text.replace('\'', r"'\''")),
         _ => format!("$'{dot}{}'", bytes.iter().map(|byte| escaped(*byte)).collect::<String>()),
     }
 }
@@ -40,9 +39,11 @@ fn escaped(byte: u8) -> String {
     }
 }
 
-/// Characters that change the direction or the place of others.
-fn is_format(sign: char) -> bool {
-    matches!(sign, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+/// Whether a sentence shows this character otherwise: it controls a terminal, ends a line, has no width, or changes the direction or the
+/// place of others.
+pub fn is_unprintable(sign: char) -> bool {
+    let is_format = matches!(sign, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    sign.is_control() || is_format
 }
 
 #[cfg(test)]
@@ -67,6 +68,7 @@ mod tests {
             ("", "''"),
             ("mis\u{1b}[31msing\n'2", r"$'mis\x1b[31msing\x0a\'2'"),
             ("-\u{202e}\\", r"$'./-\xe2\x80\xae\\'"),
+            ("two\u{2028}lines", r"$'two\xe2\x80\xa8lines'"),
         ] {
             assert_eq!(shell(Path::new(path)), word);
         }

@@ -12,6 +12,7 @@ use super::daemon::ServiceArgs;
 use super::disk::DiskArgs;
 use super::exit;
 use super::net_flags::NetFlags;
+use super::preflight::FileError;
 use super::receive::ReceiveArgs;
 use super::restore::RestoreArgs;
 use super::run::{self, args::RunArgs};
@@ -189,6 +190,9 @@ pub enum ArgsError {
     /// The file of `--config`.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// The file of `--config` is not there, or closed to this user.
+    #[error(transparent)]
+    Config(FileError),
     /// The command line is empty.
     #[error("{FIRST_STEPS}")]
     Empty,
@@ -261,7 +265,7 @@ impl MachineArgs {
     pub(super) fn spec(self, matches: &ArgMatches) -> Result<Spec, ArgsError> {
         let mut spec = self.spec;
         if let Some(file) = self.config {
-            spec = Spec::from_file(file)?;
+            spec = Spec::from_file(file).map_err(unreadable_config)?;
             // Sets the fields whose flag is on this command line, and leaves the others.
             spec.update_from_arg_matches(matches)?;
         }
@@ -273,6 +277,16 @@ impl MachineArgs {
         }
         self.net.apply(matches, &mut spec);
         Ok(spec)
+    }
+}
+
+/// As other files that cannot be read are told.
+fn unreadable_config(error: SpecError) -> ArgsError {
+    match error {
+        SpecError::Unreadable { path, source } if source.raw_os_error().is_some() => {
+            ArgsError::Config(FileError::of("machine's file", &path, source))
+        }
+        other => ArgsError::Spec(other),
     }
 }
 

@@ -51,6 +51,7 @@ use crate::host::signals::ignore_file_limit;
 use crate::host::stdio::Output;
 use crate::machine::files::Restore;
 use crate::migration::Leave;
+use crate::shown::path as shown;
 use crate::spec::Spec;
 
 /// The whole program.
@@ -70,6 +71,7 @@ pub fn main() -> ExitCode {
         Ok(Command::Disk(args)) => disk::run(&args),
         Err(ArgsError::Flags(error)) => report_flag_error(&error, usage_status()),
         Err(ArgsError::Spec(error)) => report_error(&error, usage_status()),
+        Err(ArgsError::Config(error)) => report_error(&error, usage_status()),
         Err(error @ ArgsError::Empty) => {
             report::message(&format_args!("{error}\n"));
             Status::Usage
@@ -185,7 +187,7 @@ fn removed_at_logout(host: &Host) -> Option<String> {
     Some(format!(
         "the machine's control socket is in {}, which is removed when you log out; until you log in again `minivmm ls`, `stop` and \
          `kill` alone find the machine, and some hosts end it: `loginctl enable-linger {user}` keeps both",
-        folder.display()
+        shown(&folder)
     ))
 }
 

@@ -45,6 +45,27 @@ impl ClosedFolder {
         Self::find_by(path, wanted, &may)
     }
 
+    /// The first folder on the way to the file `path` that is closed to this user, also if the file is a link and its target is in it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn before(path: &Path) -> Option<Self> {
+        let may =
+            |folder: &Path, wanted| rustix::fs::access(folder, wanted) != Err(rustix::io::Errno::ACCESS);
+        Self::before_by(path, &may)
+    }
+
+    #[cfg(feature = "cli")]
+    fn before_by(path: &Path, may: &dyn Fn(&Path, Access) -> bool) -> Option<Self> {
+        let mut file = path.to_owned();
+        for _ in 0..MOST_LINKS {
+            let folder = file.parent()?;
+            if let Some(closed) = Self::find_by(folder, Access::EXEC_OK, may) {
+                return Some(closed);
+            }
+            file = folder.join(fs::read_link(&file).ok()?);
+        }
+        None
+    }
+
     fn find_by(path: &Path, wanted: Access, may: &dyn Fn(&Path, Access) -> bool) -> Option<Self> {
         // What was typed comes first, and then what is above the working directory.
         let named = first_closed(path, wanted, may, MOST_LINKS);
@@ -154,6 +175,29 @@ mod tests {
         }
         let link = path("link").display().to_string();
         assert!(find("link/in").unwrap().ends_with(&mend("x", &link)));
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn a_link_to_a_file_in_a_closed_folder_is_told_with_that_folder() {
+        let home = tempfile::tempdir().unwrap();
+        let path = |name: &str| home.path().join(name);
+        fs::create_dir_all(path("nop")).unwrap();
+        fs::write(path("nop/kernel"), "").unwrap();
+        fs::write(path("own"), "").unwrap();
+        symlink("nop/kernel", path("first")).unwrap();
+        symlink(path("first"), path("second")).unwrap();
+        symlink("round", path("round")).unwrap();
+        let may = |folder: &Path, _: Access| !folder.ends_with("nop");
+        let before = |name: &str| ClosedFolder::before_by(&path(name), &may).map(|closed| closed.to_string());
+        for name in ["nop/kernel", "first", "second"] {
+            let said = before(name).unwrap();
+            assert!(
+                said.starts_with(&format!("this user may not enter {}; ", path("nop").display())),
+                "{said}"
+            );
+        }
+        assert_eq!([before("own"), before("round"), before("none")], [None, None, None]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::file_system::magic;
 use super::lock::{try_lock_folder, user};
 use super::new_file::{self, is_same};
 use super::soon::soon;
+use crate::shown::path as shown;
 
 /// How often a name is tried that others take and leave.
 const ATTEMPTS: u32 = 10;
@@ -98,7 +99,7 @@ impl NewFolder {
     pub(crate) fn keep(mut self) -> io::Result<()> {
         self.folder.sync_all()?;
         if !is_same(&self.folder, &self.temporary) {
-            let text = format!("{} is not there any more, or has been replaced", self.temporary.display());
+            let text = format!("{} is not there any more, or has been replaced", shown(&self.temporary));
             return Err(io::Error::other(text));
         }
         fs::rename(&self.temporary, &self.target)?;

@@ -1,9 +1,10 @@
 //! Text from an image, made printable.
 
+use diskimage::is_unprintable;
+
 /// Replaces characters that control a terminal or turn the text around, and limits the length to one line.
 pub(crate) fn printable(text: &str) -> String {
-    let turns = |sign| matches!(sign, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    let plain = |sign: char| if sign.is_control() || turns(sign) { '?' } else { sign };
+    let plain = |sign| if is_unprintable(sign) { '?' } else { sign };
     text.chars().take(200).map(plain).collect()
 }
 

@@ -23,7 +23,7 @@ use super::resources::Resources;
 use super::stats::DeviceCounters;
 use crate::host::disk::EngineKind;
 use crate::host::share::Known;
-use crate::spec::{DiskDiscard, DiskQueues, DiskSerial, OnFull};
+use crate::spec::{DiskDiscard, DiskQueues, DiskSerial, DiskSpec, OnFull, Spec};
 
 /// The functions that a spec asks for.
 pub(super) fn functions(
@@ -78,6 +78,21 @@ pub(super) fn opened_later(resources: &Resources) -> usize {
     // Of the command that starts it: its control socket, and one client.
     const OTHERS: usize = 6;
     EACH * (resources.nets.len() + resources.files.shares.len() + 1) + OTHERS
+}
+
+/// Descriptors with which a machine of `spec` starts and has an eventfd for each interrupt: rather too many than too few, for the limit that
+/// is proposed where there were too few.
+pub(super) fn most_descriptors(spec: &Spec) -> usize {
+    // Of a queue its doorbell and its interrupt; of a device also its ends at the host, what its thread waits in, and other interrupts.
+    const QUEUE: usize = 2;
+    const DEVICE: usize = 16;
+    // KVM, the kernel, the console, the control socket and its clients, and what a process has anyway.
+    const OTHERS: usize = 64;
+    let cpus = usize::try_from(spec.cpus().get()).unwrap_or_default();
+    let of_disk = |disk: &DiskSpec| disk.queues.map_or(cpus, |queues| queues.get().into());
+    let devices = spec.disk.len() + spec.net.len() + spec.share.len() + spec.port.len();
+    let queues = spec.disk.iter().map(of_disk).sum::<usize>() + 2 * cpus * spec.net.len();
+    OTHERS + cpus + DEVICE * devices + QUEUE * queues
 }
 
 fn network(

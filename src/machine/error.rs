@@ -3,11 +3,12 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::RestoreError;
+use super::{RestoreError, devices};
 use crate::host::capture::CaptureError;
 use crate::host::disk::DiskError;
 use crate::host::forward::ForwardError;
 use crate::host::net_socket::NetSocketError;
+use crate::host::open_files;
 use crate::host::ports::PortError;
 use crate::host::share::ShareError;
 use crate::host::switch_port::SwitchPortError;
@@ -16,7 +17,7 @@ use crate::image::ImageError;
 use crate::kvm::KvmError;
 use crate::saved::SavedMachineError;
 use crate::shown::path as shown;
-use crate::spec::{MemSize, SpecError};
+use crate::spec::{MemSize, Spec, SpecError};
 
 /// Why a machine could not be started, or started again for a reboot.
 #[derive(Debug, thiserror::Error)]
@@ -148,6 +149,19 @@ pub enum StartError {
     /// The host has no file descriptor left for a device.
     #[error("no file descriptor for a device: {0}")]
     Descriptors(#[source] io::Error),
+    /// This process may not have as many files open as the machine needs.
+    #[error(
+        "{source}; this process may have {limit} files open, which is too few: raise the limit to {enough} or more, as with \
+         `ulimit -n {enough}`, or LimitNOFILE= of a systemd unit"
+    )]
+    OpenFiles {
+        /// What failed.
+        source: Box<StartError>,
+        /// The limit.
+        limit: usize,
+        /// One that suffices.
+        enough: usize,
+    },
     /// The host refused a thread.
     #[error(
         "the host refused a thread: {0}; see `ulimit -v` (address space), `ulimit -u` (threads of this user) and pids.max \
@@ -177,6 +191,15 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// Tells the limit that suffices, if there were too few open files for the machine of `spec`.
+    pub(super) fn with_limit_of_files(self, spec: &Spec) -> Self {
+        if matches!(self, StartError::OpenFiles { .. }) || !open_files::is_to_blame(&self) {
+            return self;
+        }
+        let limits = open_files::too_low(devices::most_descriptors(spec));
+        StartError::OpenFiles { source: Box::new(self), limit: limits.now, enough: limits.enough }
+    }
+
     /// For mistakes in the machine's own tables.
     pub(super) fn describe(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         StartError::Describe(Box::new(error))
@@ -369,4 +392,24 @@ fn no_disk(id: &str, ids: &[String]) -> String {
         return format!("the machine has no disk {id:?}, and no other; `--disk` gives it one at its start");
     }
     format!("the machine has no disk {id:?}; its disks are: {}", ids.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_proposed_for_want_of_descriptors_and_for_no_other_error() {
+        let spec = Spec::new("k").with_share("/d".parse().unwrap());
+        let of =
+            |code| StartError::Descriptors(io::Error::from_raw_os_error(code)).with_limit_of_files(&spec);
+        let said = of(libc::EMFILE).with_limit_of_files(&spec).to_string();
+        assert!(
+            said.contains("(os error 24); this process may have ") && said.contains("`ulimit -n "),
+            "{said}"
+        );
+        assert_eq!(said.matches("raise the limit").count(), 1, "{said}");
+        let said = of(libc::ENFILE).to_string();
+        assert!(said.ends_with("(os error 23)"), "{said}");
+    }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use super::disks::disk_id;
 use super::resources::Resources;
 use crate::host::disk::free_space;
+use crate::shown::path as shown;
 use crate::spec::DiskSpec;
 
 /// A disk that found no room.
@@ -48,7 +49,7 @@ impl FullDisk {
         log::error!(
             "the host has no room {what} the disk {id} ({}): {error}; the machine is paused. Make room{needs}, then \
              `minivmm resume {name}` repeats the write",
-            path.display()
+            shown(path)
         );
     }
 }

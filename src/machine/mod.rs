@@ -300,6 +300,16 @@ impl Machine {
         spec: &Spec,
         output: Option<Box<dyn Write + Send>>,
         functions: MakeFunctions,
+        run_resources: RunResources,
+    ) -> Result<Machine, StartError> {
+        Self::start_now(spec, output, functions, run_resources)
+            .map_err(|error| error.with_limit_of_files(spec))
+    }
+
+    fn start_now(
+        spec: &Spec,
+        output: Option<Box<dyn Write + Send>>,
+        functions: MakeFunctions,
         mut run_resources: RunResources,
     ) -> Result<Machine, StartError> {
         let (sender, receiver) = mpsc::channel();

@@ -15,6 +15,7 @@ use crate::host::net_socket::{DgramSocket, PeerRole, StreamSocket};
 use crate::host::switch_port::{PortRequest, SwitchPort};
 use crate::host::tap::{Tap, TapBackend};
 use crate::host::user_network::{self, UserNetwork, UserNetworkError};
+use crate::shown::path as shown;
 use crate::spec::{HostName, Mtu, NetId, NetLink, NetSpec, PortForward, Protocol, Spec, UserNet};
 
 /// Largest packet of an Ethernet.
@@ -57,7 +58,7 @@ impl NetResource {
         let mut opened = Vec::new();
         for (net, (_, asked)) in nets.iter_mut().zip(spec.interfaces()) {
             if let Some(path) = &asked.pcap {
-                progress.begin(format!("opening the capture {}", path.display()));
+                progress.begin(format!("opening the capture {}", shown(path)));
                 opened.push((net, CaptureFile::open(path)?));
             }
         }
@@ -90,12 +91,12 @@ impl NetResource {
                 Link::User(Box::new(network))
             }
             NetLink::Socket { path, listen } => {
-                progress.begin(format!("opening the socket {}", path.display()));
+                progress.begin(format!("opening the socket {}", shown(path)));
                 let role = if *listen { PeerRole::Listen } else { PeerRole::Connect };
                 Link::Stream(StreamSocket::open(path, role, mtu.unwrap_or(DEFAULT_MTU))?)
             }
             NetLink::Dgram { local, remote } => {
-                progress.begin(format!("opening the socket {}", local.display()));
+                progress.begin(format!("opening the socket {}", shown(local)));
                 Link::Dgram(DgramSocket::open(local, remote, mtu.unwrap_or(DEFAULT_MTU))?)
             }
             NetLink::Switch { name, port } => {

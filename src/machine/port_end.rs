@@ -5,6 +5,7 @@ use virtio::console::Backend;
 use super::deadline::Progress;
 use super::generation::GenerationEnd;
 use crate::host::ports::{PortError, PortSocket};
+use crate::shown::path as shown;
 use crate::spec::PortSpec;
 
 /// One of them, for all boots.
@@ -26,7 +27,7 @@ impl PortEnd {
     pub(super) fn open(spec: &PortSpec, progress: &Progress) -> Result<Self, PortError> {
         let kind = match &spec.socket {
             Some(socket) => {
-                progress.begin(format!("making the socket {}", socket.display()));
+                progress.begin(format!("making the socket {}", shown(socket)));
                 PortKind::Socket(PortSocket::open(&spec.name, socket)?)
             }
             None => PortKind::Generation(GenerationEnd::default()),

@@ -13,6 +13,7 @@ use virtio::block::{Extent, SECTOR};
 use crate::host::disk::{BlockSet, write_zeros};
 use crate::host::new_file::NewFile;
 use crate::machine::disk_id;
+use crate::shown::path as shown;
 use crate::spec::{DiskSpec, Spec};
 
 /// Bytes after which what came is brought to the medium, so that little is left for the time in which the guest rests.
@@ -144,7 +145,7 @@ impl IncomingDisks {
 
 /// What the host has refused; what the stream has wrong is [`io::ErrorKind::InvalidData`].
 fn unwritable(path: &Path) -> impl Fn(io::Error) -> io::Error {
-    move |error| io::Error::other(format!("{} cannot be written there: {error}", path.display()))
+    move |error| io::Error::other(format!("{} cannot be written there: {error}", shown(path)))
 }
 
 fn invalid(what: String) -> io::Error {
@@ -153,17 +154,17 @@ fn invalid(what: String) -> io::Error {
 
 impl IncomingDisk {
     fn create(path: PathBuf, len: u64) -> Result<Self, String> {
-        let failed = |error: io::Error| format!("{} cannot be made there: {error}", path.display());
+        let failed = |error: io::Error| format!("{} cannot be made there: {error}", shown(&path));
         if let Some(folder) = path.parent().filter(|folder| !folder.is_dir()) {
             return Err(format!(
                 "the folder {} of `minivmm receive --disks` is not there; make it before, with `mkdir -p`",
-                folder.display()
+                shown(folder)
             ));
         }
         if path.symlink_metadata().is_ok() {
             return Err(format!(
                 "{} is there already, and is not replaced; give another folder with `minivmm receive --disks`",
-                path.display()
+                shown(&path)
             ));
         }
         // Nobody else may read what a guest keeps, whoever may there what is new.

@@ -17,6 +17,7 @@ use crate::machine::StartError;
 use crate::machine::files::Restore;
 use crate::machine::incoming::Incoming;
 use crate::saved::{MOST_COST, MOST_SECTIONS, MOST_STATE};
+use crate::shown::path as shown;
 use crate::spec::Spec;
 
 /// Both directions of the stream to the source.
@@ -174,11 +175,11 @@ fn check_disks(
         let (path, Some(mark)) = (disk.image(), mark.filter(|_| !has_come(index))) else { continue };
         // Opened, so that a file server is asked.
         let here = open_now(path, OpenOptions::new().read(true), 0).and_then(|file| DiskMark::of_file(&file));
-        let here = here.map_err(|error| format!("{} cannot be used there: {error}", path.display()))?;
+        let here = here.map_err(|error| format!("{} cannot be used there: {error}", shown(path)))?;
         if here != mark {
             return Err(format!(
                 "{} is another file there, or not as the machine has left it; both hosts need the same one, on shared storage",
-                path.display()
+                shown(path)
             ));
         }
     }

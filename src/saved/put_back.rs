@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use diskimage::set_backing_name;
+use diskimage::{set_backing_name, shell_word};
 
 use super::manifest::{SavedDisk, copied_format};
 use super::{SavedMachine, SavedMachineError, open, sweep_unfinished};
@@ -18,6 +18,7 @@ use crate::host::disk::{
 };
 use crate::host::lock::user;
 use crate::host::new_file::{self, Exchanged, NewFile};
+use crate::shown::path as shown;
 use crate::spec::DiskSpec;
 
 /// Pieces of a copy after which it is brought to the medium: 64 MiB.
@@ -109,7 +110,7 @@ impl SavedMachine {
             fs::metadata(base).map_err(|error| {
                 io::Error::other(format!(
                     "it is gone, and so is {}, on which it lay: {error}; put that there again",
-                    base.display()
+                    shown(base)
                 ))
             })?;
         } else if self.bases.contains_key(&index) {
@@ -245,11 +246,11 @@ fn still(wanted: &dyn Fn() -> bool) -> io::Result<()> {
 
 /// Why an image has no place.
 fn no_place(image: &Path, error: io::Error) -> io::Error {
-    let folder = new_file::folder(image).display();
+    let folder = shell_word(new_file::folder(image));
     match error.kind() {
         io::ErrorKind::NotFound if fs::symlink_metadata(image).is_ok() => io::Error::other(format!(
             "it is a link that leads to nothing; remove it (`rm {}`)",
-            image.display()
+            shell_word(image)
         )),
         io::ErrorKind::NotFound => {
             io::Error::other(format!("its folder is gone; make it before: `mkdir -p {folder}`"))

@@ -61,6 +61,9 @@ impl Spec {
         if let Some((mount, _)) = pair(&mounts, |a, b| a == b) {
             return Err(SpecError::MountTwice((*mount).clone()));
         }
+        if let Some((mount, what)) = mounts.iter().find_map(|mount| Some((*mount, mount.covers()?))) {
+            return Err(SpecError::MountCovers { mount: mount.clone(), what });
+        }
         self.check_nets()?;
         if self.merge() && self.mem_backing() == MemBacking::Memfd {
             return Err(SpecError::MergedMemfd);
@@ -216,6 +219,18 @@ mod tests {
         assert!(matches!(ports(&["name=a,socket=1", "name=b,socket=1"]), Err(SpecError::SocketTwice { .. })));
         let long = format!("name=a,socket={}", "s".repeat(108));
         assert!(matches!(ports(&[&long]), Err(SpecError::SocketPath { .. })));
+    }
+
+    #[test]
+    fn no_share_covers_what_every_guest_needs() {
+        let at = |folder: &str| Spec::new("k").with_share(format!("/d:{folder}").parse().unwrap()).settled();
+        for folder in ["/proc", "/proc/sys", "/sys", "/sys/fs/bpf", "/dev", "//dev/", "/dev/shm"] {
+            let said = at(folder).unwrap_err().to_string();
+            assert!(said.contains("would cover the guest's ") && said.contains("such as `/mnt/"), "{said}");
+        }
+        for folder in ["/mnt/dev", "/process", "/usr", "/run/user"] {
+            assert!(at(folder).is_ok(), "{folder}");
+        }
     }
 
     #[test]

@@ -172,6 +172,16 @@ pub enum SpecError {
         "two shares have the mount `{0}`, where the guest would see one of them only; give one of them another path"
     )]
     MountTwice(GuestFolder),
+    /// A folder would hide what every guest needs.
+    #[error(
+        "a share mounted at `{mount}` would cover {what}; name another path of the guest, such as `/mnt{mount}`"
+    )]
+    MountCovers {
+        /// The path.
+        mount: GuestFolder,
+        /// What is there.
+        what: &'static str,
+    },
     /// The same socket twice.
     #[error("two ports or network interfaces have the socket {path}; give each a socket of its own", path = shown(path))]
     SocketTwice {

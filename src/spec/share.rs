@@ -174,6 +174,16 @@ impl GuestFolder {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What a share there would cover of any Linux guest. A systemd mounts nothing at these places, and says nothing.
+    pub(crate) fn covers(&self) -> Option<&'static str> {
+        match self.0.split('/').nth(1)? {
+            "proc" => Some("the guest's own /proc, or a part of it"),
+            "sys" => Some("the guest's own /sys, or a part of it"),
+            "dev" => Some("the guest's own /dev, or a part of it"),
+            _ => None,
+        }
+    }
 }
 
 impl FromStr for GuestFolder {

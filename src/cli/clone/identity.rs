@@ -5,6 +5,7 @@ use std::path::Path;
 use super::CloneArgs;
 use super::error::CloneError;
 use super::report::Report;
+use crate::shown::path as shown;
 use crate::spec::{MachineName, NetId, NetLink, NetSpec, PortForward, Spec};
 
 /// The clone's description, as the original's with absolute paths and its disks.
@@ -54,7 +55,7 @@ fn keep_nets(spec: &mut Spec, args: &CloneArgs, runs: bool, report: &mut Report)
         if let Some(file) = net.pcap.take() {
             report.left_out(format!(
                 "the capture {} is the original's alone; `minivmm capture {} -w FILE` makes one",
-                file.display(),
+                shown(&file),
                 args.name
             ));
         }
@@ -169,7 +170,7 @@ fn words(link: &NetLink) -> String {
         NetLink::Tap(name) => format!("the TAP {name}"),
         NetLink::Switch { name, .. } => format!("the switch {name}"),
         NetLink::Socket { path, .. } | NetLink::Dgram { local: path, .. } => {
-            format!("the socket {}", path.display())
+            format!("the socket {}", shown(path))
         }
         link => link.to_string(),
     }

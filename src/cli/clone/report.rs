@@ -7,6 +7,7 @@ use diskimage::shell_word;
 use serde::Serialize;
 
 use super::source::MACHINE_FILE;
+use crate::shown::path as shown;
 use crate::spec::PortName;
 
 /// See the module.
@@ -75,14 +76,14 @@ impl fmt::Display for Report {
             None => write!(f, "{name} is made, and off; `{boots}` boots it")?,
         }
         for ClonedDisk { id, path, base } in disks {
-            write!(f, "\n{id}: {}", path.display())?;
+            write!(f, "\n{id}: {}", shown(path))?;
             match base {
-                Some(base) => write!(f, ", on {}, which must stay as it is", base.display())?,
+                Some(base) => write!(f, ", on {}, which must stay as it is", shown(base))?,
                 None => f.write_str(", a whole copy")?,
             }
         }
         for ClonedPort { name, socket } in ports {
-            write!(f, "\nport {name}: {}", socket.display())?;
+            write!(f, "\nport {name}: {}", shown(socket))?;
         }
         left_out.iter().try_for_each(|sentence| write!(f, "\n{sentence}"))?;
         paused_ms.map_or(Ok(()), |paused| write!(f, "\nthe original was paused for {paused} ms"))

@@ -12,6 +12,7 @@ use crate::cli::drivers::{self, Driver, Drivers};
 use crate::cli::preflight::{self, PreflightError};
 use crate::cli::report::chain;
 use crate::host::facts::Host;
+use crate::shown::path as shown;
 
 /// The findings about the files that are named.
 pub(super) fn examine(host: &Host, args: &DoctorArgs, boots_linux: bool) -> Vec<Finding> {
@@ -59,7 +60,7 @@ fn problem(error: &PreflightError) -> Problem {
 fn kernel_file(path: &Path, facts: &KernelFacts, boots_linux: bool, findings: &mut Vec<Finding>) {
     let packed = facts.compression.map(|how| format!(", packed with {how}")).unwrap_or_default();
     let what = describe(facts.format, facts.version.as_deref());
-    findings.push(Finding::ok("kernel", format!("{}: {what}{packed}", path.display())));
+    findings.push(Finding::ok("kernel", format!("{}: {what}{packed}", shown(path))));
     if !boots_linux && facts.version.is_some() {
         findings.push(Finding::fail("kernel", advice::no_linux_on_pvm()));
     }
@@ -95,7 +96,7 @@ fn drivers_found(drivers: &Drivers) -> Finding {
     let parts =
         kinds.map(|(how, word)| (named(how), word)).into_iter().filter(|(names, _)| !names.is_empty());
     let parts: Vec<_> = parts.map(|(names, word)| format!("{names} {word}")).collect();
-    let text = format!("{} ({})", parts.join("; "), drivers.source.display());
+    let text = format!("{} ({})", parts.join("; "), shown(&drivers.source));
     if named(Driver::Absent).is_empty() {
         Finding::ok("drivers", text)
     } else {
@@ -114,7 +115,7 @@ fn drivers_unknown(why: &str) -> Finding {
 
 fn initrd_file(path: &Path, facts: &InitrdFacts, release: Option<&str>, findings: &mut Vec<Finding>) {
     let InitrdFacts { file_len, parts, contents, coverage } = facts;
-    let path = path.display();
+    let path = shown(path);
     let parts: Vec<_> = parts.iter().map(ToString::to_string).collect();
     let releases = contents.releases.join(", ");
     let of = match (releases.as_str(), coverage) {

@@ -83,7 +83,7 @@ pub(super) enum PreflightError {
 
 /// A file that was named cannot be opened.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FileError {
+pub enum FileError {
     /// It does not exist.
     #[error("the {what} {path} does not exist; {hint}", path = shown(path))]
     Missing {
@@ -404,16 +404,7 @@ fn plan_cure(error: &PlanError, entry: Option<&str>) -> String {
 
 /// Opens a regular file; opening a FIFO would block.
 pub(super) fn open(what: &'static str, path: &Path) -> Result<File, FileError> {
-    let error = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
-            FileError::Missing { what, path: path.to_path_buf(), hint: missing_hint(path) }
-        }
-        io::ErrorKind::PermissionDenied => match path.parent().and_then(closed_folder) {
-            Some(closed) => FileError::Closed { what, path: path.to_path_buf(), closed: Box::new(closed) },
-            None => FileError::Denied { what, path: path.to_path_buf() },
-        },
-        _ => FileError::Unreadable { what, path: path.to_path_buf(), source },
-    };
+    let error = |source| FileError::of(what, path, source);
     let meta = fs::metadata(path).map_err(error)?;
     if !meta.is_file() {
         let (kind, hint) = if meta.is_dir() {
@@ -426,8 +417,21 @@ pub(super) fn open(what: &'static str, path: &Path) -> Result<File, FileError> {
     open_now(path, File::options().read(true), 0).map_err(error)
 }
 
-fn closed_folder(folder: &Path) -> Option<ClosedFolder> {
-    ClosedFolder::find(folder, rustix::fs::Access::EXEC_OK)
+impl FileError {
+    /// What the host's error says of the file `path`, which is this to the machine.
+    pub(super) fn of(what: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_path_buf();
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                FileError::Missing { what, hint: missing_hint(&path), path }
+            }
+            io::ErrorKind::PermissionDenied => match ClosedFolder::before(&path) {
+                Some(closed) => FileError::Closed { what, path, closed: Box::new(closed) },
+                None => FileError::Denied { what, path },
+            },
+            _ => FileError::Unreadable { what, path, source },
+        }
+    }
 }
 
 fn missing_hint(path: &Path) -> String {

@@ -21,6 +21,7 @@ use crate::host::process::may_read;
 use crate::image::version::compare;
 use crate::image::{Budget, read_file};
 use crate::machine::files::{OpenFiles, Prepared};
+use crate::shown::path as shown;
 use crate::spec::Spec;
 
 /// The init script, without the lines that differ from guest to guest.
@@ -186,8 +187,7 @@ fn warn_unreadable(root: &Path, unreadable: &[PathBuf]) {
         return;
     }
     // A file name may contain any byte, also control sequences for a terminal.
-    let names =
-        unreadable.iter().take(MOST).map(|path| path.display().to_string().escape_debug().to_string());
+    let names = unreadable.iter().take(MOST).map(|path| shown(path));
     let names = names.collect::<Vec<_>>().join(", ");
     let more = match unreadable.len().saturating_sub(MOST) {
         0 => String::new(),
@@ -197,7 +197,7 @@ fn warn_unreadable(root: &Path, unreadable: &[PathBuf]) {
         Level::Warn,
         &format_args!(
             "minivmm: warning: the guest is without {names}{more} of --root {}, which this user may not read; let it with `chmod -R u+rX`, or run as root\n",
-            root.display()
+            shown(root)
         ),
     );
 }

@@ -7,6 +7,7 @@ use super::session::Run;
 use crate::cli::exit::Status;
 use crate::cli::report;
 use crate::machine::Exit;
+use crate::shown::path as shown;
 
 /// Why a run has ended.
 #[derive(Debug)]
@@ -58,7 +59,7 @@ impl Run<'_> {
             RunEnd::NoDirectory => {
                 let folder = self.args.workdir.as_deref().unwrap_or(Path::new("/"));
                 // A path may contain any byte, also control sequences for a terminal.
-                let folder = folder.display().to_string().escape_debug().to_string();
+                let folder = shown(folder);
                 (Some(format!("the guest has no directory {folder} (--workdir)")), Status::RunFailed)
             }
             RunEnd::BootTimeout => {

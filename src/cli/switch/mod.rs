@@ -8,6 +8,7 @@ mod show;
 use std::thread;
 use std::time::Duration;
 
+use crate::shown::path as shown;
 use devices::thread::{Role, spawn};
 use log::Level;
 
@@ -75,7 +76,7 @@ fn serve(args: &SwitchArgs, name: &SwitchName, notify: &Notify, parent: Option<&
     };
     report::message(&format_args!(
         "~> Switch {name} listens on {}; join it with `--net switch={name}`\n",
-        path.display()
+        shown(&path)
     ));
     for forward in running.forwards() {
         report::message(&format_args!("~> {forward}\n"));

@@ -19,6 +19,7 @@ use crate::control::client::{ClientError, PendingRequest};
 use crate::control::save_routes::{CopyName, save_body};
 use crate::machine::{CopyLimits, CopyProgress, CopyReport};
 use crate::saved::summary;
+use crate::shown::path as shown;
 
 /// How long memory and disks may take: at the speed of a slow disk, what a large machine has.
 const COPY_LIMIT: Duration = Duration::from_secs(4 * 3600);
@@ -61,7 +62,7 @@ fn say_saved(args: &SaveArgs, folder: &Path) {
     say(&format_args!(
         "{} is saved in {}{}; `minivmm restore {word}{disks}` lets it go on",
         args.name,
-        folder.display(),
+        shown(folder),
         contents(folder)
     ));
 }

@@ -97,7 +97,7 @@ pub(super) fn snapshot(args: &SnapshotArgs) -> Result<(), VerbError> {
     let name = args.snapshot.0.as_str();
     say(&format_args!(
         "{machine} has the snapshot {name} in {}{}; `minivmm revert {machine} {name}` takes it back there",
-        target.display(),
+        shown(&target),
         contents(&target)
     ));
     Ok(())

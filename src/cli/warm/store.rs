@@ -17,6 +17,7 @@ use crate::host::open_now::open_now;
 use crate::machine::files::Restore;
 use crate::machine::{Controls, SaveError};
 use crate::saved::{NewSavedMachine, SavedMachine, SavedMachineError};
+use crate::shown::path as shown;
 use crate::spec::Spec;
 
 /// The file beside those of a saved machine.
@@ -66,7 +67,7 @@ impl WarmMachine {
             found => found.map_err(|error| error.to_string())?,
         };
         if !matches!(before, (_, _, owner, true) if owner == user()) {
-            return Err(format!("{} is no folder of this user", folder.display()));
+            return Err(format!("{} is no folder of this user", shown(&folder)));
         }
         let note = read_note(&folder).map_err(|error| format!("its {NOTE} cannot be read: {error}"))?;
         let note: Note =
@@ -75,7 +76,7 @@ impl WarmMachine {
             return Err("the kernel, the guest's files, an option or this program has changed".into());
         }
         if let Some((path, _)) = note.files.iter().find(|(path, mark)| FileMark::at(path) != **mark) {
-            return Err(format!("{} has changed", path.display()));
+            return Err(format!("{} has changed", shown(path)));
         }
         let saved = SavedMachine::open(&folder).map_err(|error| error.to_string())?;
         if !saved.takes_commands() {

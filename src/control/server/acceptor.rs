@@ -16,6 +16,7 @@ use super::super::Claim;
 use super::super::answer::Answer;
 use super::super::connection::{Service, serve_connection};
 use super::{Connections, END_LIMIT};
+use crate::shown::path as shown;
 
 /// Pause when the host has no descriptor or thread left.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -124,10 +125,7 @@ impl Acceptor {
             Ok(false) => self.warned = false,
             Ok(true) => {
                 self.warned = false;
-                log::info!(
-                    "the control socket {} had vanished and is there again",
-                    self.claim.path().display()
-                );
+                log::info!("the control socket {} had vanished and is there again", shown(self.claim.path()));
                 let listener = self.claim.listener();
                 let event = EpollEvent::new(EventSet::IN, LISTENER);
                 let listens = listener

@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use crate::shown::path as shown;
 use diskimage::{Format, Header, ImageError, set_backing_name};
 use vmm_sys_util::fallocate::{FallocateMode, fallocate};
 use vmm_sys_util::seek_hole::SeekHole;
@@ -45,7 +46,7 @@ impl WrittenFile {
         match &self.base {
             Some(base) if self.format == Format::Qcow2 => {
                 let base = base.to_str().ok_or_else(|| {
-                    io::Error::other(format!("the path of its base, {}, is not UTF-8", base.display()))
+                    io::Error::other(format!("the path of its base, {}, is not UTF-8", shown(base)))
                 })?;
                 set_backing_name(to, path, base).map_err(as_io)?;
             }

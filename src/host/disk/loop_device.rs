@@ -17,6 +17,7 @@ use super::{Access, holder};
 use crate::host::lock::Kind;
 use crate::host::lock_soon::lock_range_soon;
 use crate::host::open_now::open_now;
+use crate::shown::path as shown;
 
 /// LOOP_GET_STATUS64 (linux/loop.h).
 const LOOP_GET_STATUS64: libc::c_ulong = 0x4c05;
@@ -188,7 +189,7 @@ impl Claim<'_> {
         log::warn!(
             "the file {:?} behind the disk {} cannot be locked ({error}): take care that no second machine uses it",
             device.backing,
-            self.path.display()
+            shown(self.path)
         );
         None
     }

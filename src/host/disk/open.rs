@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use diskimage::Format;
+use diskimage::{Format, shell_word};
 use virtio::block::{SECTOR, Topology};
 
 use super::error::DiskError;
@@ -19,6 +19,8 @@ use crate::host::lock::Kind;
 use crate::host::lock_soon::lock_soon;
 use crate::host::open_now::{open_now, waiting};
 use crate::host::proc_path::proc_path;
+||||||| 637c8cc7
+use crate::shown::path as shown;
 
 /// How to open a disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,7 +63,7 @@ impl DiskFile {
             log::warn!(
                 "the disk {} is no whole number of sectors of 512 bytes: the guest does not see its last {rest} \
                  bytes; give it as `,ro` to have them read",
-                path.display()
+                shown(path)
             );
         }
         let sectors = if tail.is_some() { size.div_ceil(SECTOR) } else { size / SECTOR }.into();
@@ -185,7 +187,7 @@ pub(super) fn check_head(file: &File, path: &Path, said: Option<Format>) -> Resu
         Some(format) if said == Some(Format::Raw) => {
             log::warn!(
                 "the disk {} begins like {format}, and is raw as `format=raw` says: the guest sees these bytes",
-                path.display()
+                shown(path)
             );
             Ok(())
         }
@@ -223,7 +225,7 @@ fn permission_error(path: PathBuf, access: Access, error: io::Error) -> DiskErro
     // A write-protected block device also gives EACCES or EPERM, and so does a folder on the path.
     if !access.read_only && open_now(&path, OpenOptions::new().read(true), 0).is_ok() {
         let cure =
-            format!("give it as `{},ro` to read only, or change its rights with chmod", path.display());
+            format!("give it as `{},ro` to read only, or change its rights with chmod", shell_word(&path));
         return DiskError::Denied { path, operation: "write to", cure };
     }
     match fs::metadata(&path) {
@@ -261,7 +263,7 @@ pub(crate) fn lock(
         Some(libc::ENOLCK | libc::ENOSYS | libc::EOPNOTSUPP | libc::EINVAL) => {
             log::warn!(
                 "the file system of the disk {} has no locks ({error}): take care that no second machine uses it",
-                path.display()
+                shown(path)
             );
             loop_device::claim(file, metadata, path, access)
         }
@@ -312,7 +314,7 @@ fn open_direct(file: &File, path: &Path, access: Access) -> Option<Direct> {
         Err(error) => {
             log::warn!(
                 "the disk {} goes through the host's page cache, since it cannot be opened for direct I/O: {error}",
-                path.display()
+                shown(path)
             );
             None
         }

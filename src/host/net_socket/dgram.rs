@@ -21,6 +21,7 @@ use super::super::socket_address::{SocketAddress, SocketKind, connect_now, socke
 use super::super::socket_file::SocketFile;
 use super::watch::{Group, Interest, LinkWatch};
 use super::{ETHERNET, MAX_DRAINED, NetSocketError, RETRY, dropped};
+use crate::shown::path as shown;
 
 /// First pause before a full socket is tried again; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_micros(200);
@@ -56,7 +57,7 @@ impl DgramSocket {
         if !up {
             log::warn!(
                 "no program has the socket {} yet: the network interface has no link until one does",
-                remote.display()
+                shown(remote)
             );
         }
         Ok(DgramSocket { ends: Arc::new(Mutex::new(ends)), mtu, _file: file })
@@ -134,7 +135,7 @@ impl Ends {
     fn set_link(&mut self, up: bool) {
         if self.up != up {
             let state = if up { "is there" } else { "is not there any more" };
-            log::info!("the peer at {} {state}", self.remote.display());
+            log::info!("the peer at {} {state}", shown(&self.remote));
             self.up = up;
             self.changes.ring();
             if !up {

@@ -16,6 +16,7 @@ use super::super::socket_address::SocketKind;
 use super::super::socket_file::SocketFile;
 use super::stream_link::{Link, Side, lock};
 use super::{LONGEST_FRAME, NetSocketError, PeerRole, no_peer};
+use crate::shown::path as shown;
 
 /// The cure where another program listens.
 const CONNECT: &str = ", or leave out `listen` to connect to that program";
@@ -40,7 +41,7 @@ impl StreamSocket {
                 (Side::Listen { listener: UnixListener::from(socket) }, Some(file))
             }
         };
-        let peer = format!("the peer of {}", path.display());
+        let peer = format!("the peer of {}", shown(path));
         let link = Link::new(peer, side).map_err(|source| NetSocketError::host(path, source))?;
         let socket = StreamSocket { link: Arc::new(Mutex::new(link)), mtu, _file: file };
         let mut link = lock(&socket.link);

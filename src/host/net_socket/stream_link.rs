@@ -20,6 +20,7 @@ use super::super::switch_port::{Attached, Attacher};
 use super::inbox::{Inbox, Received};
 use super::watch::{Group, Interest, LinkWatch};
 use super::{MAX_DRAINED, NetSocketError, RETRY, dropped, would_block};
+use crate::shown::path as shown;
 
 /// Most clients that are looked at in one go.
 const MAX_ACCEPTED: usize = 64;
@@ -204,7 +205,7 @@ impl Link {
             Err(_) => {
                 log::warn!(
                     "no program listens on {} yet: the network interface has no link until one does",
-                    path.display()
+                    shown(path)
                 );
                 self.changes.ring_after(RETRY);
             }

@@ -8,7 +8,7 @@ use diskimage::shell_word;
 use rustix::fs::Access;
 
 use crate::host::closed::ClosedFolder;
-use crate::shown::path as shown;
+use crate::shown::{path as shown, text as shown_text, toml};
 use crate::spec::{GuestFolder, ShareOrigin, ShareSpec};
 
 /// A folder that cannot be shared.
@@ -71,7 +71,28 @@ struct MountMistake {
     /// What is behind it.
     rest: String,
     mount: Option<GuestFolder>,
-    is_in_file: bool,
+    way: Way,
+}
+
+/// How a share is written where it was asked for.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// In a machine's file.
+    Keys,
+    /// As one word of a command, whose options are behind commas; those in a path are doubled.
+    Commas,
+    /// As one word without such options.
+    Colons,
+}
+
+impl From<&ShareOrigin> for Way {
+    fn from(origin: &ShareOrigin) -> Self {
+        match origin {
+            ShareOrigin::File { .. } => Way::Keys,
+            ShareOrigin::Option("--share") => Way::Commas,
+            _ => Way::Colons,
+        }
+    }
 }
 
 impl ShareError {
@@ -139,25 +160,26 @@ impl MountMistake {
             host: host.into(),
             rest: rest.trim_matches(':').into(),
             mount: share.mount.clone(),
-            is_in_file: matches!(share.origin, ShareOrigin::File { .. }),
+            way: Way::from(&share.origin),
         })
     }
 
     /// The host's folder with this mount, as it is written where it was asked for.
     fn with(&self, mount: &str) -> String {
-        let (host, mount) = (shown(Path::new(&self.host)), shown(Path::new(mount)));
-        match (self.is_in_file, mount.as_str()) {
-            (true, "") => format!("`path = {host:?}`"),
-            (true, mount) => format!("`path = {host:?}` and `mount = {mount:?}`"),
-            (false, "") => format!("`{host}`"),
-            (false, mount) => format!("`{host}:{mount}`"),
-        }
+        let host = match self.way {
+            Way::Keys if mount.is_empty() => return format!("`path = {}`", toml(&self.host)),
+            Way::Keys => return format!("`path = {}` and `mount = {}`", toml(&self.host), toml(mount)),
+            Way::Commas => self.host.replace(',', ",,"),
+            Way::Colons => self.host.clone(),
+        };
+        let word = if mount.is_empty() { host } else { format!("{host}:{mount}") };
+        format!("`{}`", shell_word(Path::new(&word)))
     }
 }
 
 impl fmt::Display for MountMistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rest = shown(Path::new(&self.rest));
+        let rest = shown_text(&self.rest);
         match &self.mount {
             Some(mount) if self.rest.is_empty() => {
                 write!(f, "there is a colon too many: write {}", self.with(mount.as_str()))
@@ -214,8 +236,15 @@ fn cure(error: &ShareError) -> String {
         ShareFault::Missing | ShareFault::NoFolder(_) | ShareFault::Kernels(_) | ShareFault::Links(_)
             if needs_this =>
         {
-            match origin {
-                ShareOrigin::Received => "; both hosts need it at the same path: mount it there".into(),
+            match (origin, fault) {
+                (ShareOrigin::Received, _) => "; both hosts need it at the same path: mount it there".into(),
+                (_, ShareFault::NoFolder(on_way)) => {
+                    let file = shell_word(on_way.as_ref().unwrap_or(path));
+                    format!(
+                        "; move that away, as with `mv {file} {file}.old`, and put the folder back, or mount it again: the guest goes on \
+                         with the files that were in it"
+                    )
+                }
                 _ => "; put it back, or mount it again: the guest goes on with the files that were in it"
                     .into(),
             }

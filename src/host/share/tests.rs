@@ -998,6 +998,13 @@ fn folders_that_cannot_be_shared_are_told_with_who_asked_for_them_and_a_cure() {
             assert!(said.contains(who) && said.contains("mount it "), "{said}");
             assert!(!said.contains("mkdir") && !said.contains("another"), "{said}");
         }
+        let said = refusal(&asked_by(&file, origin.clone()));
+        let is_here = !matches!(origin, ShareOrigin::Received);
+        assert_eq!(
+            said.contains(&format!("move that away, as with `mv {0} {0}.old`", file.display())),
+            is_here,
+            "{said}"
+        );
     }
     let share = |path: &Path| refusal(&asked_by(path, ShareOrigin::Option("--share")));
     assert!(share(&file).ends_with("file: it is no folder; name a folder, such as the one that it is in"));
@@ -1044,6 +1051,17 @@ fn mounts_that_are_not_written_as_they_are_meant_are_told_how_to_write_them() {
         let (by_flag, by_file) = said(text);
         assert!(by_flag.ends_with(&format!("there is no such folder, and {flag}")), "{text}: {by_flag}");
         assert!(by_file.contains(file), "{text}: {by_file}");
+    }
+    // As a shell, a flag and a file read it.
+    for (name, word, key) in [
+        ("my dir", r"'DIR/my dir:/x'", r#""DIR/my dir""#),
+        ("a,b", "DIR/a,,b:/x", r#""DIR/a,b""#),
+        ("it\"s\u{1b}", r#"$'DIR/it"s\x1b:/x'"#, r#""DIR/it\"s\u001b""#),
+    ] {
+        fs::create_dir(Path::new(&dir.to_string()).join(name)).unwrap();
+        let (by_flag, by_file) = said(&format!("DIR/{}:x", name.replace(',', ",,")));
+        assert!(by_flag.ends_with(&format!("write `{word}`")), "{by_flag}");
+        assert!(by_file.ends_with(&format!("write `path = {key}` and `mount = \"/x\"`")), "{by_file}");
     }
     // A table has the mount beside the path.
     let in_table = asked_by(format!("{dir}:/x"), ShareOrigin::File { path: "m.toml".into(), line: 3 });

@@ -8,6 +8,7 @@ use virtio::block::{Extent, Operation, SECTOR};
 
 use super::super::helper;
 use super::disk::{ImageDisk, Place};
+use crate::shown::path as shown;
 
 /// So many clusters without a pointer are freed while the machine runs; fewer wait for its end.
 const MANY_FREED: usize = 256;
@@ -51,7 +52,7 @@ impl ImageDisk {
     fn reclaim_or_warn(&self, commit: &mut Commit<'_>) -> bool {
         let reclaimed = self.reclaim(commit);
         if let Err(error) = &reclaimed {
-            let path = self.image.path().display();
+            let path = shown(self.image.path());
             log::warn!("space that is no longer used in {path} is not given back: {error}");
         }
         reclaimed.is_ok()
@@ -230,7 +231,7 @@ impl Drop for ImageDisk {
         if let Err(error) = self.finish() {
             log::error!(
                 "the end of what was written to the disk {} is lost: {error}",
-                self.image.path().display()
+                shown(self.image.path())
             );
         }
     }
