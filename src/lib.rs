@@ -124,6 +124,8 @@ pub use host::forward::ForwardError;
 pub use host::net_socket::NetSocketError;
 pub use host::port_owner::PortOwner;
 pub use host::ports::PortError;
+#[doc(hidden)]
+pub use host::share::share_for_fuzzer;
 pub use host::share::{ShareError, ShareFault};
 pub use host::switch_port::SwitchPortError;
 pub use host::tap::{TapError, TapHolder};

@@ -150,7 +150,7 @@ fn limited(files: usize, kernel: &[u8], words: &[&str], typed: &[u8]) -> Output 
 #[track_caller]
 fn ran(output: &Output, done: &str) -> Option<bool> {
     let [said, errors] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
-    let slow = errors.contains("interrupts of devices take longer, for want of an eventfd");
+    let slow = errors.contains("interrupts of devices take longer, as KVM cannot be given an eventfd");
     match output.status.code() {
         Some(0) if said.contains(done) => Some(slow),
         Some(1) if errors.contains("as with `ulimit -n") => None,

@@ -156,8 +156,11 @@ impl MsiAllocator for KvmMsi {
             Ok(routed) => Ok(Arc::new(routed)),
             Err(error) => {
                 if !self.0.warned.swap(true, Ordering::Relaxed) {
-                    log::warn!("interrupts of devices take longer, for want of an eventfd: {error}");
-                    // KVM's own table has the pins at the PIC as well, which no guest here sets up; any table of ours takes it out.
+                    log::warn!(
+                        "interrupts of devices take longer, as KVM cannot be given an eventfd: {error}"
+                    );
+                    // A message that is sent needs no route, but where the pins go must not depend on whether there ever was one: KVM's own
+                    // table has them at the PIC as well, a table of ours has not.
                     self.0.publish(&self.0.routes())?;
                 }
                 Ok(Arc::new(SentMsi { vm: self.0.vm.clone(), message: Mutex::new(None) }))
@@ -208,7 +211,9 @@ impl SentMsi {
 
 impl Irq for SentMsi {
     fn trigger(&self) -> io::Result<()> {
-        let Some(Message { address, data }) = *self.message() else { return Ok(()) };
+        // Held over the call: once a route has been changed nothing goes by the one before.
+        let message = self.message();
+        let Some(Message { address, data }) = *message else { return Ok(()) };
         let (address_lo, address_hi) = (low_word(address), low_word(address >> 32));
         match self.vm.signal_msi(kvm_msi { address_lo, address_hi, data, ..Default::default() }) {
             // A message that is to no processor is lost, as that of an eventfd is.

@@ -22,6 +22,7 @@ use super::pci::{Placed, Terminals, host_bridge, slot};
 use super::resources::Resources;
 use super::stats::DeviceCounters;
 use crate::host::disk::EngineKind;
+use crate::host::share::Known;
 use crate::spec::{DiskDiscard, DiskQueues, DiskSerial, OnFull};
 
 /// The functions that a spec asks for.
@@ -38,10 +39,11 @@ pub(super) fn functions(
     for (index, at) in (0..spec.disk.len()).zip(slots::DISK) {
         placed.push(disk(index, resources, slot(at)?, platform)?);
     }
+    let known = Arc::new(Known::default());
     for (index, ((tag, _), folder)) in (0..).zip(spec.shares().zip(&resources.files.shares)) {
         let address = slots::share(index).ok_or(StartError::Internal("the PCI slot table"))?;
         let id = format!("fs{index}");
-        let device = Fs::new(id.clone(), tag.as_str(), folder.file_system());
+        let device = Fs::new(id.clone(), tag.as_str(), folder.file_system(known.clone()));
         let worker = Worker::new(id, Box::new(Epoll::new));
         placed.push(put(Box::new(device), worker, address, platform)?.0);
     }

@@ -117,7 +117,7 @@ impl FileSystem for Share {
     }
 
     fn begin(&mut self, collects_writes: bool) {
-        *self = Share { collects_writes, ..Share::new(self.folder.clone()) };
+        *self = Share { collects_writes, ..self.anew() };
     }
 
     fn lookup(&mut self, parent: Node, name: Name<'_>) -> Answer<Entry> {

@@ -165,7 +165,7 @@ fn walk(folder: &SharedFolder, names: &[&[u8]]) -> Answer<OwnedFd> {
 impl super::nodes::Nodes {
     /// Keeps a folder's descriptor, and closes that of another if there are too many.
     fn keep_open(&mut self, slot: Slot, folder: Arc<OwnedFd>) {
-        while self.open.len() >= self.most_open() {
+        while self.open.len() >= self.most_open {
             self.close_folders(1);
         }
         if let Ok(file) = self.get_mut(slot) {

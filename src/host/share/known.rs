@@ -1,33 +1,58 @@
-//! How much the shares of a machine know together. What one does not need the others have.
+//! How much the shares of a machine know together in one boot. What one does not need the others have.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use virtio::fs::Name;
 
 /// Most files that all shares of a machine know, some 200 bytes each and their names.
 pub(super) const MOST_NODES: usize = 1 << 20;
 /// Most bytes of their names.
 pub(super) const MOST_NAMES: usize = 64 << 20;
 
-/// See the module. Each share has a thread: two that ask at the same moment may both get the last place, and no more than that.
+/// See the module. Each share has a thread, and asks before it adds: as many shares as ask at the same moment may each get the last place.
 #[derive(Debug)]
 pub(crate) struct Known {
-    pub(super) shares: usize,
+    most_nodes: usize,
+    most_names: usize,
     nodes: AtomicUsize,
     names: AtomicUsize,
 }
 
+impl Default for Known {
+    fn default() -> Self {
+        Known {
+            most_nodes: MOST_NODES,
+            most_names: MOST_NAMES,
+            nodes: AtomicUsize::default(),
+            names: AtomicUsize::default(),
+        }
+    }
+}
+
 impl Known {
-    /// Of a machine with so many shares.
-    pub(crate) fn of(shares: usize) -> Self {
-        Known { shares, nodes: AtomicUsize::new(0), names: AtomicUsize::new(0) }
+    /// With other limits, and what `self` has.
+    #[cfg(test)]
+    pub(super) fn limited(&self, most_nodes: usize, most_names: usize) -> Self {
+        Known { most_nodes, most_names, nodes: self.nodes().into(), names: self.names().into() }
     }
 
-    pub(super) fn nodes(&self) -> usize {
+    fn nodes(&self) -> usize {
         self.nodes.load(Ordering::Relaxed)
     }
 
     /// Bytes of all names.
-    pub(super) fn names(&self) -> usize {
+    fn names(&self) -> usize {
         self.names.load(Ordering::Relaxed)
+    }
+
+    /// Whether another file may be known.
+    pub(super) fn may_grow(&self) -> bool {
+        self.nodes() < self.most_nodes && self.names() < self.most_names
+    }
+
+    /// Whether names that are known may have so many bytes more.
+    pub(super) fn has_room_for(&self, more: usize) -> bool {
+        self.names() + more <= self.most_names + Name::MAX
     }
 
     /// So many files more, and bytes of names.

@@ -124,7 +124,7 @@ impl Share {
         }
         let file = match self.locks.files.get(&node) {
             Some(ranges) => ranges.file.clone(),
-            None => self.lock_file(node).unwrap_or(fd),
+            None => self.lock_file(node, lock.handle, lock.kind).unwrap_or(fd),
         };
         sys::lock(&file, lock.kind, lock.start, lock.end)?;
         let ranges = self.locks.files.entry(node).or_insert(Ranges { file, held: Vec::new() });
@@ -146,7 +146,7 @@ impl Share {
             }
             let file = match self.locks.files.get(&node) {
                 Some(ranges) => Some(ranges.file.clone()),
-                None => self.lock_file(node),
+                None => self.lock_file(node, handle, kind),
             };
             let Some(file) = file else {
                 self.locks.lost += 1;
@@ -245,14 +245,22 @@ impl Share {
         Ok(result?)
     }
 
-    /// An open file for a node's locks: one that may both read and write, since each kind of lock needs one of them.
-    fn lock_file(&mut self, node: Slot) -> Option<Arc<OwnedFd>> {
-        // Else the asker's own open file will do.
+    /// An open file for a node's locks: one that may both read and write, since each kind of lock needs one of them. `None`: the asker's own
+    /// open file has to do.
+    fn lock_file(&mut self, node: Slot, asker: Handle, kind: LockKind) -> Option<Arc<OwnedFd>> {
         self.may_open().ok()?;
         let both = OpenMode { read: true, write: true, ..OpenMode::default() };
         let read = OpenMode { write: false, ..both };
-        let modes = if self.folder.options.read_only { [read, read] } else { [both, read] };
-        modes.into_iter().find_map(|mode| self.open_node(node, mode).ok()).map(Arc::new)
+        if !self.folder.options.read_only
+            && let Ok(file) = self.open_node(node, both)
+        {
+            return Some(Arc::new(file));
+        }
+        // Permissions may have changed since the asker opened it, or were of the new file only.
+        if kind == LockKind::Write {
+            return self.handles.fd(asker).ok();
+        }
+        self.open_node(node, read).ok().map(Arc::new)
     }
 }
 

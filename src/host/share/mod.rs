@@ -59,16 +59,25 @@ struct Share {
 }
 
 impl SharedFolder {
-    /// The file system for a boot.
-    pub(crate) fn file_system(self: &Arc<Self>) -> Box<dyn FileSystem> {
-        Box::new(Share::new(self.clone()))
+    /// The file system for a boot, whose shares know so much together.
+    pub(crate) fn file_system(self: &Arc<Self>, known: Arc<Known>) -> Box<dyn FileSystem> {
+        Box::new(Share::new(self.clone(), known))
     }
 }
 
+/// The files of a folder as a guest has them. For the fuzzer.
+///
+/// # Errors
+/// The folder cannot be shared.
+#[doc(hidden)]
+pub fn share_for_fuzzer(spec: &crate::spec::ShareSpec) -> Result<Box<dyn FileSystem>, Box<ShareError>> {
+    Ok(SharedFolder::open(spec, 1)?.file_system(Arc::default()))
+}
+
 impl Share {
-    fn new(folder: Arc<SharedFolder>) -> Self {
+    fn new(folder: Arc<SharedFolder>, known: Arc<Known>) -> Self {
         Share {
-            nodes: Nodes::new(&folder),
+            nodes: Nodes::new(&folder, known),
             handles: Handles::new(folder.limits.handles),
             entries: Entries::default(),
             locks: Locks::default(),
@@ -76,6 +85,11 @@ impl Share {
             collects_writes: false,
             folder,
         }
+    }
+
+    /// One that knows nothing yet, in the same boot.
+    fn anew(&self) -> Self {
+        Self::new(self.folder.clone(), self.nodes.together.clone())
     }
 
     /// Refuses to open more than there may be.

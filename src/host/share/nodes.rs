@@ -11,7 +11,7 @@ use virtio::fs::{Answer, Errno, Name, Node};
 
 use super::attributes::Identity;
 use super::known::{Known, MOST_NAMES, MOST_NODES};
-use super::shared_folder::{Limits, SharedFolder};
+use super::shared_folder::SharedFolder;
 
 /// Deepest folder, from the shared one on. What the host's moves make of the table may be a circle.
 const MOST_DEPTH: usize = 4096;
@@ -58,20 +58,21 @@ pub(super) struct Nodes {
     /// Bytes of all names.
     names: usize,
     /// With those of the machine's other shares.
-    together: Arc<Known>,
-    pub(super) limits: Limits,
+    pub(super) together: Arc<Known>,
+    /// Most folders with a descriptor.
+    pub(super) most_open: usize,
 }
 
 impl Nodes {
-    pub(super) fn new(folder: &SharedFolder) -> Self {
+    pub(super) fn new(folder: &SharedFolder, together: Arc<Known>) -> Self {
         let mut nodes = Nodes {
             places: Vec::new(),
             free: Vec::new(),
             known: HashMap::new(),
             open: std::collections::VecDeque::new(),
             names: 0,
-            together: folder.known.clone(),
-            limits: folder.limits,
+            together,
+            most_open: folder.limits.folders,
         };
         nodes.places.push(Place::default());
         let root = File::new(ROOT, &[], folder.identity);
@@ -88,23 +89,13 @@ impl Nodes {
 
     /// Refuses to know more than there may be.
     pub(super) fn may_grow(&self) -> Answer<()> {
-        let has_room = self.together.nodes() < self.limits.nodes && self.together.names() < self.limits.names;
-        if has_room { Ok(()) } else { Err(Errno::NFILE) }
+        if self.together.may_grow() { Ok(()) } else { Err(Errno::NFILE) }
     }
 
     /// Refuses a longer name if there is no room for it. A restored share may have more than it may have now.
     pub(super) fn may_rename(&self, before: &[u8], name: &[u8]) -> Answer<()> {
         let more = name.len().saturating_sub(before.len());
-        if more == 0 || self.has_room_for(more) { Ok(()) } else { Err(Errno::NFILE) }
-    }
-
-    /// Whether names that are known may have so many bytes more.
-    fn has_room_for(&self, more: usize) -> bool {
-        self.together.names() + more <= self.limits.names + Name::MAX
-    }
-
-    pub(super) fn most_open(&self) -> usize {
-        self.limits.folders
+        if more == 0 || self.together.has_room_for(more) { Ok(()) } else { Err(Errno::NFILE) }
     }
 
     /// The slot of a number that the guest says.
@@ -196,7 +187,7 @@ impl Nodes {
         }
         let more = name.len().saturating_sub(file.name.len());
         // Found under a longer name that there is no room for: the one before is as true as it was.
-        if more > 0 && !self.has_room_for(more) {
+        if more > 0 && !self.together.has_room_for(more) {
             return;
         }
         let Ok(file) = self.get_mut(slot) else { return };
@@ -289,7 +280,7 @@ impl Nodes {
         let Some(last) = saved.iter().map(|(slot, ..)| *slot).max() else { return Ok(()) };
         let most = usize::try_from(last).unwrap_or(usize::MAX);
         // A table is as long as it was once: longer than what is in use, and not beyond measure.
-        // One of several shares may have had more than it has now; what it has too many goes as the guest forgets.
+        // One of several shares may have had more than is left for it now; what it has too many goes as the guest forgets.
         let names: usize = saved.iter().map(|(.., file)| file.name.len()).sum();
         if saved.len() > MOST_NODES || most > MOST_NODES + 2 || names > MOST_NAMES + Name::MAX {
             return Err("it has more files than a share knows");

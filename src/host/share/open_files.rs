@@ -112,7 +112,8 @@ impl Share {
             rustix::fs::chmod(proc_path(&file, None).as_slice(), mode).map_err(errno)
         };
         let bits = u32::from(stat.stx_mode);
-        if bits & KIND != FILE {
+        // One that may read and write it already is kept from it by something else.
+        if bits & KIND != FILE || bits & 0o600 == 0o600 {
             return Err(Errno::ACCES);
         }
         permit(bits | 0o600)?;

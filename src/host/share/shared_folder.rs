@@ -12,7 +12,6 @@ use virtio::fs::{Caching, Errno};
 use super::attributes::{Identity, stat_of};
 use super::error::{ShareError, ShareFault};
 use super::folders::open_beneath;
-use super::known::{Known, MOST_NAMES, MOST_NODES};
 use super::mounts::{Devtmpfs, is_kernels, keeps_births, tells_at_close};
 use super::owners::proc_path;
 use super::sys;
@@ -46,8 +45,6 @@ pub(crate) struct SharedFolder {
     pub(super) keeps_births: bool,
     /// It tells at close(2) only what became of writes.
     pub(super) tells_at_close: bool,
-    /// What this share and the others of its machine know.
-    pub(super) known: Arc<Known>,
     pub(super) devtmpfs: Devtmpfs,
     pub(super) limits: Limits,
     /// In a sentence.
@@ -61,10 +58,6 @@ pub(super) struct Limits {
     pub(super) handles: usize,
     /// Folders that are kept open for the names in them.
     pub(super) folders: usize,
-    /// Files that all shares of the machine know.
-    pub(super) nodes: usize,
-    /// Bytes of their names.
-    pub(super) names: usize,
 }
 
 impl Limits {
@@ -76,18 +69,16 @@ impl Limits {
             // Those of all shares fit into the state of a saved machine.
             handles: (files / (2 * count).max(4)).clamp(8, (1 << 16) / count),
             folders: (files / (8 * count).max(16)).clamp(4, 512),
-            nodes: MOST_NODES,
-            names: MOST_NAMES,
         }
     }
 }
 
 impl SharedFolder {
-    /// Opens the folder of `spec`, for a machine whose shares know so much together.
+    /// Opens the folder of `spec`, one of `count` that its machine shares.
     ///
     /// # Errors
     /// [`ShareError`], with its cure.
-    pub(crate) fn open(spec: &ShareSpec, known: Arc<Known>) -> Result<Arc<Self>, Box<ShareError>> {
+    pub(crate) fn open(spec: &ShareSpec, count: usize) -> Result<Arc<Self>, Box<ShareError>> {
         let path = spec.path.as_path();
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let told = |error: rustix::io::Errno| ShareError::new(spec, error.into());
@@ -127,8 +118,7 @@ impl SharedFolder {
             umask: umask(),
             keeps_births: keeps_births(magic),
             tells_at_close: tells_at_close(magic),
-            limits: Limits::of(known.shares, open_files::limit()),
-            known,
+            limits: Limits::of(count, open_files::limit()),
             devtmpfs,
             name: spec.origin.name(path),
         };

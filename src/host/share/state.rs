@@ -93,7 +93,7 @@ impl Share {
                 self.folder.name
             );
         }
-        let mut new = Share::new(self.folder.clone());
+        let mut new = self.anew();
         new.collects_writes = saved.collects_writes;
         let own = self.folder.identity.device;
         let mut nodes = table::parse(&saved.nodes).map_err(damaged)?;

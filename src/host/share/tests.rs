@@ -18,6 +18,7 @@ use vm_memory::{Bytes, GuestAddress};
 mod changes;
 mod locks;
 
+use super::known::{MOST_NAMES, MOST_NODES};
 use super::*;
 use crate::spec::{ShareLocks, ShareOrigin, ShareOwner, ShareSpec};
 
@@ -40,7 +41,7 @@ struct World {
 
 /// The only one of its machine.
 fn open_alone(spec: &ShareSpec) -> Result<Arc<SharedFolder>, Box<ShareError>> {
-    SharedFolder::open(spec, Arc::new(Known::of(1)))
+    SharedFolder::open(spec, 1)
 }
 
 fn name(bytes: &[u8]) -> Name<'_> {
@@ -60,8 +61,14 @@ impl World {
         fs::create_dir(base.path().join("dir")).unwrap();
         fs::write(base.path().join("secret"), "secret").unwrap();
         let spec = spec(ShareSpec::new(base.path().join("dir")));
-        let share = Share::new(open_alone(&spec).unwrap());
+        let share = Share::new(open_alone(&spec).unwrap(), Arc::default());
         World { base, share, memory: memory(1 << 20).0 }
+    }
+
+    /// It knows no more from now on.
+    fn limit_known(&mut self, nodes: usize, names: usize) {
+        let together = &mut self.share.nodes.together;
+        *together = Arc::new(together.limited(nodes, names));
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -114,7 +121,7 @@ impl World {
     fn moved(&mut self) {
         let state = self.share.save().unwrap();
         // The old one ends first, with its locks.
-        self.share = Share::new(self.share.folder.clone());
+        self.share = self.share.anew();
         self.share.load(&state).unwrap();
         assert_eq!(self.share.save().unwrap(), state);
     }
@@ -426,7 +433,7 @@ fn a_hundred_thousand_files_take_few_descriptors_and_go_when_forgotten() {
 #[test]
 fn descriptors_of_folders_are_bounded_and_come_again() {
     let mut world = World::new();
-    world.share.nodes.limits.folders = 16;
+    world.share.nodes.most_open = 16;
     let mut nodes = Vec::new();
     for n in 0..100 {
         let node = world.folder(Node::ROOT, &n.to_string());
@@ -443,7 +450,7 @@ fn descriptors_of_folders_are_bounded_and_come_again() {
 #[test]
 fn the_kernels_own_file_systems_are_not_shared_with_the_folder_that_they_are_mounted_in() {
     let world = World::new();
-    let mut share = Share::new(open_alone(&ShareSpec::new("/")).unwrap());
+    let mut share = Share::new(open_alone(&ShareSpec::new("/")).unwrap(), Arc::default());
     let proc = share.lookup(Node::ROOT, name(b"proc")).unwrap().node;
     for inside in ["self", "1", "meminfo"] {
         assert_eq!(share.lookup(proc, name(inside.as_bytes())).unwrap_err(), Errno::ACCES, "{inside}");
@@ -477,18 +484,18 @@ fn limits_are_divided_among_shares_and_leave_the_machine_its_part() {
         assert!(limits.handles > 0 && limits.folders > 0);
     }
     let mut world = World::new();
-    world.share.nodes.limits.nodes = 2;
+    world.limit_known(2, MOST_NAMES);
     world.create("a");
     world.create("b");
     let made = world.share.make(Node::ROOT, name(b"c"), New::Folder(0o755), Caller::default());
     assert_eq!((made.unwrap_err(), world.path("c").exists()), (Errno::NFILE, false));
     // More names than it may have, as a share that was restored: none gets longer.
-    world.share.nodes.limits.nodes = 100;
+    world.limit_known(100, MOST_NAMES);
     for ino in 0..2 {
         let identity = attributes::Identity { device: 0, ino, ..world.share.folder.identity };
         world.share.nodes.intern(nodes::ROOT, &[b'x'; 200], identity, false).unwrap();
     }
-    world.share.nodes.limits.names = 0;
+    world.limit_known(100, 0);
     let mut rename = |to: &str| {
         world.share.rename((Node::ROOT, name(b"a")), (Node::ROOT, name(to.as_bytes())), Rename::Replace)
     };
@@ -778,7 +785,7 @@ fn saved_share_finds_its_files_again_and_what_is_gone_is_stale() {
     fs::remove_file(world.path("gone")).unwrap();
     fs::write(world.path("new"), "another").unwrap();
     fs::rename(world.path("new"), world.path("d/other")).unwrap();
-    world.share = Share::new(world.share.folder.clone());
+    world.share = world.share.anew();
     world.share.load(&state).unwrap();
     assert_eq!(world.share.save().unwrap(), state);
     assert_eq!(world.take(kept, 0), Ok(b"here".to_vec()));
@@ -799,7 +806,7 @@ fn a_network_file_system_is_asked_at_close_what_became_of_writes() {
     let (_, handle) = world.create("a");
     assert_eq!(world.share.closed(handle, 1).unwrap_err(), Errno::NOSYS, "the guest asks no more");
     let own = Arc::into_inner(open_alone(&ShareSpec::new(world.path(""))).unwrap()).unwrap();
-    world.share = Share::new(Arc::new(SharedFolder { tells_at_close: true, ..own }));
+    world.share = Share::new(Arc::new(SharedFolder { tells_at_close: true, ..own }), Arc::default());
     let (_, handle) = world.create("b");
     let work = world.share.closed(handle, 1).unwrap().unwrap();
     assert_eq!(work.run(&AtomicBool::new(false)), Ok(0));
@@ -827,11 +834,8 @@ fn set_group_id_folders_of_the_host_stay_so_until_the_guest_takes_that_from_them
 #[test]
 fn shares_of_a_machine_divide_what_they_know_as_they_need_it() {
     let mut world = World::new();
-    let mut other = Share::new(
-        SharedFolder::open(&ShareSpec::new(world.path("")), world.share.folder.known.clone()).unwrap(),
-    );
-    world.share.nodes.limits.nodes = 3;
-    other.nodes.limits.nodes = 3;
+    world.limit_known(3, MOST_NAMES);
+    let mut other = world.share.anew();
     for file in ["a", "b", "c"] {
         fs::write(world.path(file), "").unwrap();
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::BootFile;
 use crate::host::disk::{self, Drive, OpenDisk};
 use crate::host::open_now::open_now;
-use crate::host::share::{Known, SharedFolder};
+use crate::host::share::SharedFolder;
 use crate::image;
 use crate::machine::StartError;
 use crate::machine::deadline::Progress;
@@ -71,10 +71,9 @@ impl OpenFiles {
             Ok(Arc::new(Drive::new(open, disk.image(), disk.is_removable())))
         });
         let drives = drives.collect::<Result<_, E>>()?;
-        let known = Arc::new(Known::of(spec.share.len()));
         let shares = spec.share.iter().map(|share| {
             progress.begin(format!("opening {}", share.origin.name(&share.path)));
-            SharedFolder::open(share, known.clone()).map_err(|error| StartError::Share(error).into())
+            SharedFolder::open(share, spec.share.len()).map_err(|error| StartError::Share(error).into())
         });
         Ok(OpenFiles { kernel, initrd, drives, shares: shares.collect::<Result<_, E>>()? })
     }

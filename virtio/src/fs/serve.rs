@@ -248,8 +248,10 @@ impl Server {
     fn flush(&mut self, mut body: Fields<'_>) -> Answer<Outcome> {
         let handle = Handle(body.u64()?);
         body.skip(8)?;
-        let work = self.fs.closed(handle, body.u64()?)?;
+        let owner = body.u64()?;
+        // Also where the rest fails.
         self.frees_locks = true;
+        let work = self.fs.closed(handle, owner)?;
         Ok(work.map_or(Outcome::Answered, |work| Outcome::Later { work, says_count: false }))
     }
 

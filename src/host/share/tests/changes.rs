@@ -105,7 +105,7 @@ fn what_has_a_files_name_now_is_not_opened() {
 #[test]
 fn names_are_counted_when_they_grow_too() {
     let mut world = World::new();
-    world.share.nodes.limits.names = 10;
+    world.limit_known(MOST_NODES, 10);
     let long = [b'l'; 255];
     for n in 0..3u8 {
         world.create(&n.to_string());

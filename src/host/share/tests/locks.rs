@@ -91,7 +91,7 @@ fn locks_that_the_old_machine_has_still_are_taken_when_it_ends() {
     assert_eq!(old.share.lock(&ranged(handle, 2, LockKind::Read, 20, 29)), Ok(()));
     assert_eq!(old.share.lock(&whole(LockKind::Write)), Ok(()));
     let state = old.share.save().unwrap();
-    let mut new = Share::new(old.share.folder.clone());
+    let mut new = old.share.anew();
     new.load(&state).unwrap();
     // What two may have is there at once.
     assert_eq!(new.reacquire_locks(false), 2);
@@ -104,7 +104,7 @@ fn locks_that_the_old_machine_has_still_are_taken_when_it_ends() {
     let left: Vec<_> = new.locks.saved().iter().map(|lock| (lock.owner, lock.start, lock.end)).collect();
     assert_eq!(left, [(1, 5, 9), (2, 20, 29)]);
     drop(new);
-    let mut new = Share::new(old.share.folder.clone());
+    let mut new = old.share.anew();
     new.load(&state).unwrap();
     old.share.release(handle);
     assert_eq!(new.reacquire_locks(false), 0);
@@ -121,7 +121,7 @@ fn locks_that_the_old_machine_has_still_are_taken_when_it_ends() {
         sys::lock(&file, LockKind::Write, 0, 100).is_ok()
             && crate::host::lock::try_lock_folder(&file).unwrap()
     );
-    let mut new = Share::new(old.share.folder.clone());
+    let mut new = old.share.anew();
     new.load(&state).unwrap();
     assert_eq!(
         (new.reacquire_locks(false), new.reacquire_locks(true), new.reacquire_locks(false)),
@@ -131,6 +131,20 @@ fn locks_that_the_old_machine_has_still_are_taken_when_it_ends() {
     assert_eq!(new.lock(&ranged(handle, 3, LockKind::Write, 0, 100)), Ok(()));
     let other = new.open(node, READ).unwrap();
     assert_eq!(new.lock(&Lock { handle: other, ..whole(LockKind::Write) }), Ok(()));
+}
+
+/// As programs make what nobody shall change behind them.
+#[test]
+fn file_that_only_its_maker_may_write_is_locked_by_its_open_file() {
+    let mut world = World::with(|spec| spec.with_locks(ShareLocks::Host));
+    without_override();
+    let made = world.share.create(Node::ROOT, name(b"a"), 0o444, WRITE, Caller::default());
+    let (_, handle) = made.unwrap();
+    assert_eq!(world.share.lock(&ranged(handle, 1, LockKind::Write, 0, 9)), Ok(()));
+    let file = fs::File::open(world.path("a")).unwrap();
+    assert!(sys::lock(&file, LockKind::Read, 5, 5).is_err());
+    assert!(world.share.closed(handle, 1).is_ok());
+    assert!(sys::lock(&file, LockKind::Read, 5, 5).is_ok());
 }
 
 /// Linux tells of the end of a process's locks, and not of those that an open file has.
