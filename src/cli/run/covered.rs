@@ -41,12 +41,11 @@ impl Needs {
     /// terminals, and what names them.
     fn places(self) -> [(&'static str, bool, &'static str); 12] {
         let bare = self.root && !self.busybox;
-        let kernels = "a folder of the guest's kernel, or a part of it";
         let programs = "programs that the guest's init needs, because this host has no static busybox for it";
         [
-            ("/proc", true, kernels),
-            ("/sys", true, kernels),
-            ("/dev", true, kernels),
+            ("/proc", true, "the guest's own /proc, or a part of it"),
+            ("/sys", true, "the guest's own /sys, or a part of it"),
+            ("/dev", true, "the guest's own /dev, or a part of it"),
             ("/.minivmm", true, "the files of the guest's init"),
             ("/run/minivmm", self.root, "/run/minivmm, where the guest's init has its files"),
             ("/run/out", self.out, "/run/out, where the files for --out are"),
