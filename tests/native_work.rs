@@ -197,6 +197,10 @@ fn files_of_the_command_come_out_whole_or_not_at_all() {
             said(&out)
         );
     }
+    // Nobody waits for what will not come.
+    let out = home.out(&["--timeout", "60", "--out", "half", "--", "say", "said"]);
+    is(&out, 125, "said\n");
+    assert!(said(&out).contains("ended the command and sent no files for --out"), "{}", said(&out));
     let evil = [&[0xff; 512][..], &archive].concat();
     let out = home.fed(&["-i", "--out", "evil", "--", "pack"], &evil);
     is(&out, 125, "");
@@ -301,13 +305,13 @@ fn folders_that_are_none_are_refused_by_their_option() {
     refused(&["--volume", "root", "true"], "such as .:/work");
     is(&home.out(&["--volume", "root:/a", "--volume", "root:/b:ro", "exit", "4"]), 4, "");
     // Init needs what would be covered. The unit tests of that have all cases.
-    for folder in ["/dev", "/proc", "/sys/fs", "/.minivmm", "/run"] {
+    for folder in ["/dev", "/dev/hvc1", "/dev/virtio-ports", "/proc", "/sys/fs", "/.minivmm", "/run"] {
         for (option, value) in [("volume", format!("root:{folder}")), ("share", format!("root:{folder},ro"))]
         {
             let out = home.out(&[&format!("--{option}"), &value, "true"]);
             is(&out, 125, "");
             let (begin, end) = (
-                format!("--{option} at {folder} would cover "),
+                format!("--{option} root at {folder} would cover "),
                 format!("; name another path of the guest, such as /mnt{folder}\n"),
             );
             assert!(said(&out).contains(&begin) && said(&out).ends_with(&end), "{}", said(&out));

@@ -11,6 +11,8 @@ while [ -n "$minivmm_rest" ]; do
     if [ -x "$minivmm_file" ]; then
         minivmm_name=$1
         shift
+        # An old busybox (1.27, say) knows no `-a`. The program then gets its path as its name.
+        (exec -a "$minivmm_name") 2>/dev/null || exec "$minivmm_file" "$@"
         exec -a "$minivmm_name" "$minivmm_file" "$@"
     fi
     minivmm_status=126

@@ -157,7 +157,9 @@ fn serve_with_leave(
     }
     let keys = if detached { KeyboardInput::None } else { KeyboardInput::detect() };
     let banner = |paths| Banner { spec, prepared: &prepared, keys, paths }.to_string();
-    let (banner, shown_elsewhere) = (banner(Paths::AsTyped), banner(Paths::Absolute));
+    // A console that is opened elsewhere shows it too: of a machine that has a socket.
+    let shown_elsewhere = claim.as_ref().map(|_| banner(Paths::Absolute)).unwrap_or_default();
+    let banner = banner(Paths::AsTyped);
     warnings.extend(more.iter().map(ToString::to_string));
     if detached && spec.name.is_none() {
         warnings.push(UNNAMED_WARNING.to_owned());

@@ -175,6 +175,9 @@ mod tests {
         }
         let link = path("link").display().to_string();
         assert!(find("link/in").unwrap().ends_with(&mend("x", &link)));
+        // Else it could not be emptied.
+        fs::set_permissions(path("a/nop"), fs::Permissions::from_mode(0o700)).unwrap();
+        home.close().unwrap();
     }
 
     #[cfg(feature = "cli")]

@@ -1,5 +1,6 @@
 //! Searches the host for a busybox that runs without libraries.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,25 @@ const NAMES: [&str; 3] = ["busybox", "busybox.static", "busybox-static"];
 /// Folders that are searched even if PATH does not list them.
 const FOLDERS: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 
-/// The first static busybox in `path`, a list like PATH, or in the system's folders.
-pub(super) fn find(path: &str) -> Result<PathBuf, RunError> {
+/// The busybox of this host, which is searched for once, if at all.
+#[derive(Debug, Default)]
+pub(super) struct Busybox(OnceCell<Result<PathBuf, String>>);
+
+impl Busybox {
+    /// Where it is.
+    pub(super) fn path(&self) -> Result<&Path, RunError> {
+        let found = self.0.get_or_init(|| find(&std::env::var("PATH").unwrap_or_default()));
+        found.as_deref().map_err(|found| RunError::NoBusybox { found: found.clone() })
+    }
+
+    /// Whether there is one.
+    pub(super) fn is_there(&self) -> bool {
+        self.path().is_ok()
+    }
+}
+
+/// The first static busybox in `path`, a list like PATH, or in the system's folders; else what was found instead.
+fn find(path: &str) -> Result<PathBuf, String> {
     let folders = path.split(':').chain(FOLDERS.split(':')).filter(|folder| !folder.is_empty());
     let mut dynamic = None;
     for file in folders.flat_map(|folder| NAMES.map(|name| Path::new(folder).join(name))) {
@@ -22,14 +40,13 @@ pub(super) fn find(path: &str) -> Result<PathBuf, RunError> {
             None => {}
         }
     }
-    let found = match dynamic {
+    Err(match dynamic {
         Some(file) => format!(
             "{} needs libraries that a guest does not have: a static busybox is needed",
             file.display()
         ),
         None => "this host has no busybox in PATH".to_owned(),
-    };
-    Err(RunError::NoBusybox { found })
+    })
 }
 
 /// Whether a program needs no dynamic loader (no program header PT_INTERP of the ELF specification); `None`

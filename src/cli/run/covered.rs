@@ -1,7 +1,9 @@
 //! Folders of the guest over which none of the host's can be mounted: what is there would be covered, and init needs it.
 
+use std::path::Path;
+
 use super::args::RunArgs;
-use super::busybox;
+use super::busybox::Busybox;
 use super::error::RunError;
 use crate::spec::{GuestFolder, Spec};
 
@@ -16,51 +18,54 @@ struct Needs {
     out: bool,
 }
 
-/// Refuses a share that would cover what init needs. The first `shares` of the spec were asked for by `--share`, the others by `--volume`.
-pub(super) fn check(args: &RunArgs, spec: &Spec, shares: usize) -> Result<(), RunError> {
+/// Refuses a share that would cover what init needs.
+pub(super) fn check(args: &RunArgs, spec: &Spec, busybox: &Busybox) -> Result<(), RunError> {
     if spec.share.iter().all(|share| share.mount.is_none()) {
         return Ok(());
     }
     let root = args.root.is_some();
     // Without --root there is one, or no guest.
-    let busybox = !root || busybox::find(&std::env::var("PATH").unwrap_or_default()).is_ok();
-    let needs = Needs { root, busybox, out: args.out.is_some() };
-    for (index, share) in spec.share.iter().enumerate() {
+    let needs = Needs { root, busybox: !root || busybox.is_there(), out: args.out.is_some() };
+    for share in &spec.share {
         let Some(folder) = &share.mount else { continue };
         if let Some(what) = needs.covered(folder) {
-            let option = if index < shares { "share" } else { "volume" };
-            return Err(RunError::Covers { option, folder: folder.clone(), what });
+            let share = share.origin.name(&share.path);
+            return Err(RunError::Covers { share, folder: folder.clone(), what });
         }
     }
     Ok(())
 }
 
 impl Needs {
-    /// What a share at this path would cover. As paths are written: where the guest's links lead is seen by its init, which then says so.
+    /// The paths that init needs, whether it does for this guest, and what is there. In the kernel's own folders too it needs this and that: ports,
+    /// terminals, and what names them.
+    fn places(self) -> [(&'static str, bool, &'static str); 12] {
+        let bare = self.root && !self.busybox;
+        let programs = "programs that the guest's init needs, because this host has no static busybox for it";
+        [
+            ("/proc", true, "the guest's own /proc, or a part of it"),
+            ("/sys", true, "the guest's own /sys, or a part of it"),
+            ("/dev", true, "the guest's own /dev, or a part of it"),
+            ("/.minivmm", true, "the files of the guest's init"),
+            ("/run/minivmm", self.root, "/run/minivmm, where the guest's init has its files"),
+            ("/run/out", self.out, "/run/out, where the files for --out are"),
+            // With --root init has a busybox of its own.
+            ("/bin", !self.root, "/bin, where the programs of a guest without --root are, or one of them"),
+            ("/bin", bare, programs),
+            ("/sbin", bare, programs),
+            ("/usr", bare, programs),
+            ("/lib", bare, programs),
+            ("/lib64", bare, programs),
+        ]
+    }
+
+    /// What a share at this path would cover: what is there, around it or in it. As paths are written: where the guest's links lead is seen by its
+    /// init, which then says so.
     fn covered(self, folder: &GuestFolder) -> Option<&'static str> {
-        let names: Vec<_> = folder.as_str().split('/').skip(1).collect();
-        let first = names.first().copied().unwrap_or_default();
-        let is_whole = names.len() == 1;
-        match first {
-            "proc" => Some("the guest's own /proc, or a part of it"),
-            "sys" => Some("the guest's own /sys, or a part of it"),
-            ".minivmm" => Some("the files of the guest's init"),
-            "dev" if is_whole => Some("the guest's devices"),
-            "run" if self.root && (is_whole || names.get(1) == Some(&"minivmm")) => {
-                Some("/run/minivmm, where the guest's init has its files")
-            }
-            "run" if self.out && (is_whole || names.get(1) == Some(&"out")) => {
-                Some("/run/out, where the files for --out are")
-            }
-            // Its init has a busybox of its own with --root.
-            "bin" if is_whole && !self.root => {
-                Some("/bin/busybox, the only program of a guest without --root")
-            }
-            "bin" | "sbin" | "usr" | "lib" | "lib64" if self.root && !self.busybox => {
-                Some("programs that the guest's init needs, because this host has no static busybox for it")
-            }
-            _ => None,
-        }
+        let folder = Path::new(folder.as_str());
+        let covers = |place: &str| folder.starts_with(place) || Path::new(place).starts_with(folder);
+        let mut needed = self.places().into_iter().filter(|(_, is_needed, _)| *is_needed);
+        needed.find(|(place, ..)| covers(place)).map(|(.., what)| what)
     }
 }
 
@@ -77,22 +82,25 @@ mod tests {
     #[test]
     fn what_init_needs_is_not_covered() {
         let root = Needs { root: true, ..PLAIN };
-        for folder in
-            ["/proc", "/proc/sys", "/sys", "/sys/fs/bpf", "/dev", "/.minivmm", "/.minivmm/out", "//dev/"]
-        {
+        for folder in [
+            "/proc",
+            "/proc/sys",
+            "/sys",
+            "/sys/fs/bpf",
+            "/dev",
+            "//dev/",
+            "/dev/shm",
+            "/dev/pts",
+            "/dev/hvc1",
+            "/dev/virtio-ports",
+            "/.minivmm",
+            "/.minivmm/out",
+        ] {
             assert!(covers(PLAIN, folder) && covers(root, folder), "{folder}");
         }
-        for folder in [
-            "/tmp",
-            "/etc",
-            "/root",
-            "/dev/shm",
-            "/work/dev",
-            "/run/user",
-            "/bin/more",
-            "/binary",
-            "/usr/bin",
-        ] {
+        for folder in
+            ["/tmp", "/etc", "/root", "/work/dev", "/devices", "/run/user", "/binary", "/usr/bin", "/sbin"]
+        {
             assert!(!covers(PLAIN, folder) && !covers(root, folder), "{folder}");
         }
     }
@@ -104,6 +112,9 @@ mod tests {
         let bare = Needs { busybox: false, ..root };
         for (folder, needed) in [
             ("/bin", [true, false, true, true]),
+            ("/bin/busybox", [true, false, true, true]),
+            ("/bin/sh", [true, false, true, true]),
+            ("/sbin/ip", [false, false, false, true]),
             ("/run", [false, true, true, true]),
             ("/run/minivmm", [false, true, false, true]),
             ("/run/out", [false, false, true, false]),

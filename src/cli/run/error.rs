@@ -100,12 +100,10 @@ pub(crate) enum RunError {
         folder: PathBuf,
     },
     /// It would be mounted over what the guest needs.
-    #[error(
-        "--{option} at {folder} would cover {what}; name another path of the guest, such as /mnt{folder}"
-    )]
+    #[error("{share} at {folder} would cover {what}; name another path of the guest, such as /mnt{folder}")]
     Covers {
-        /// Which option names it.
-        option: &'static str,
+        /// Where it was asked for, and the host's folder.
+        share: String,
         /// The folder of the guest.
         folder: GuestFolder,
         /// What is there.

@@ -12,8 +12,9 @@ use boot::modules::{Module, ModuleError, Modules};
 use log::Level;
 
 use super::args::RunArgs;
+use super::busybox::Busybox;
 use super::error::RunError;
-use super::{build_tree, busybox, reseed, tree, volume};
+use super::{build_tree, reseed, tree, volume};
 use crate::cli::warm::FileMark;
 use crate::cli::{drivers, report};
 use crate::host::facts::Host;
@@ -76,6 +77,7 @@ pub(super) fn initramfs(
     args: &RunArgs,
     spec: &Spec,
     prepared: &Prepared,
+    busybox: &Busybox,
     host: &Host,
 ) -> Result<Made, RunError> {
     let found = find_modules(args, spec, prepared, host)?;
@@ -86,12 +88,11 @@ pub(super) fn initramfs(
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut archive = Archive::dated(u32::try_from(now).unwrap_or(u32::MAX));
-    let busybox = busybox::find(&std::env::var("PATH").unwrap_or_default());
     let files = root;
-    let shell = match (&args.root, busybox) {
+    let shell = match (&args.root, busybox.path()) {
         (None, Err(error)) => return Err(error),
         (None, Ok(busybox)) => {
-            add_busybox_root(&mut archive, &busybox)?;
+            add_busybox_root(&mut archive, busybox)?;
             Shell { shell: "/bin/busybox sh", busybox: "/bin/busybox", links: true }
         }
         (Some(root), busybox) => {
@@ -100,7 +101,7 @@ pub(super) fn initramfs(
             }
             match busybox {
                 Ok(busybox) => {
-                    add_busybox(&mut archive, &format!("{PRIVATE_FOLDER}/busybox"), &busybox)?;
+                    add_busybox(&mut archive, &format!("{PRIVATE_FOLDER}/busybox"), busybox)?;
                     Shell { shell: "/.minivmm/busybox sh", busybox: "/.minivmm/busybox", links: false }
                 }
                 Err(error) if files != Root::Packed => return Err(error),
@@ -414,6 +415,7 @@ fn on_disk(open: &OpenFiles, release: &str) -> Option<Modules> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
     use std::process::Command;
 
     use super::*;
@@ -435,40 +437,46 @@ mod tests {
         assert!(error.contains("has none") && error.contains("--kernel FILE"), "{error}");
     }
 
-    /// Runs the script that becomes a command in a folder with two of its own; what it printed, and its status.
-    fn becomes(words: &[&str]) -> (String, Option<i32>) {
-        let folder = tempfile::tempdir().unwrap();
-        let busybox = busybox::find(&std::env::var("PATH").unwrap()).unwrap();
+    /// Has this shell run the script that becomes a command, in a folder with two of its own; what it printed, and its status.
+    fn becomes(shell: &[&OsStr], words: &[&str]) -> (String, Option<i32>) {
+        let (busybox, folder) = (Busybox::default(), tempfile::tempdir().unwrap());
+        let (busybox, folder) = (busybox.path().unwrap(), folder.path());
         let put = |name: &str, mode: u32, content: &str| {
-            let path = folder.path().join(name);
+            let path = folder.join(name);
             fs::write(&path, content).unwrap();
             fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
         };
         let own = format!("#!{} sh\necho \"own $0 $*\"\n", busybox.display());
         put("command", 0o600, &bare(COMMAND));
-        fs::create_dir(folder.path().join("a")).unwrap();
+        fs::create_dir_all(folder.join("a")).unwrap();
         put("a/date", 0o700, &own);
         put("a/tar", 0o600, "");
-        let mut command = Command::new(&busybox);
-        command.arg("sh").arg(folder.path().join("command")).args(words).env_clear();
-        let out = command.current_dir(folder.path()).env("PATH", "none:a").output().unwrap();
+        let mut command = Command::new(shell[0]);
+        command.args(&shell[1..]).arg(folder.join("command")).args(words).env_clear();
+        let out = command.current_dir(folder).env("PATH", "none:a").output().unwrap();
         let said = String::from_utf8(out.stdout).unwrap() + &String::from_utf8(out.stderr).unwrap();
         (said, out.status.code())
     }
 
     #[test]
     fn command_is_the_program_in_path_and_no_applet_of_busybox() {
-        assert_eq!(becomes(&["", "date", "a b", ""]), ("own a/date a b \n".into(), Some(0)));
-        assert_eq!(becomes(&["a", "./date"]), ("own ./date \n".into(), Some(0)));
-        let (said, status) = becomes(&["", "tar", "--help"]);
-        assert!(said.contains("tar cannot be executed") && status == Some(126), "{said} {status:?}");
-        for missing in ["ls", ""] {
-            let (said, status) = becomes(&["", missing]);
-            assert!(said.ends_with(&format!("{missing}: not found\n")) && status == Some(127), "{said}");
+        let busybox = Busybox::default();
+        // The other one may have no `exec -a`, as old ones of busybox have none.
+        let shells: [&[&OsStr]; 2] =
+            [&[busybox.path().unwrap().as_os_str(), "sh".as_ref()], &["/bin/sh".as_ref()]];
+        for shell in shells {
+            assert_eq!(becomes(shell, &["", "date", "a b", ""]), ("own a/date a b \n".into(), Some(0)));
+            assert_eq!(becomes(shell, &["a", "./date"]), ("own ./date \n".into(), Some(0)));
+            let (said, status) = becomes(shell, &["", "tar", "--help"]);
+            assert!(said.contains("tar cannot be executed") && status == Some(126), "{said} {status:?}");
+            for missing in ["ls", ""] {
+                let (said, status) = becomes(shell, &["", missing]);
+                assert!(said.ends_with(&format!("{missing}: not found\n")) && status == Some(127), "{said}");
+            }
+            // No variable of the script is the command's.
+            let (said, _) = becomes(shell, &["", "/usr/bin/env"]);
+            assert!(!said.contains("minivmm_"), "{said}");
         }
-        // No variable of the script is the command's.
-        let (said, _) = becomes(&["", "/usr/bin/env"]);
-        assert!(!said.contains("minivmm_"), "{said}");
     }
 
     #[test]

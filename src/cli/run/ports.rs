@@ -61,6 +61,26 @@ pub(super) enum RunEvent {
 /// How long a guest may go on to send what nobody reads any more. Its init ends the command's output as soon as it hears that the reader has
 /// left; one that takes no notice would hold a processor, and the caller's pipeline, for ever.
 const READER_GRACE: Duration = Duration::from_secs(5);
+/// The most of it that passes between two pieces of such output: a guest that was paused, or this process that was stopped, has sent nothing
+/// meanwhile, and has the rest of its time afterwards.
+const MOST_SILENCE: Duration = Duration::from_secs(1);
+
+/// The time that a guest has gone on to send to a reader that has left.
+#[derive(Debug)]
+struct SentInVain {
+    last: Instant,
+    sum: Duration,
+}
+
+impl SentInVain {
+    /// Output was sent in vain at this moment. How long that went on by now.
+    fn more(&mut self, now: Instant) -> Duration {
+        let silence = now.saturating_duration_since(self.last);
+        self.last = now;
+        self.sum += silence.min(MOST_SILENCE);
+        self.sum
+    }
+}
 
 /// Number of ports whose end is awaited, beside those of a terminal and of files.
 pub(super) const READ_PORTS: usize = 3;
@@ -130,8 +150,8 @@ pub(super) fn pass_stdin(ports: &CommandPorts, events: &Sender<RunEvent>) -> io:
     spawn("stdin", events, move |_| copy_stdin(&input))
 }
 
-/// Copies a stream. Output that the host cannot write is discarded: the command must not wait for it. A guest that sends more of it `grace` after
-/// the reader has left ends the run, as the signal of such a write would end a program.
+/// Copies a stream. Output that the host cannot write is discarded: the command must not wait for it. A guest that goes on to send it for `grace`
+/// after the reader has left ends the run, as the signal of such a write would end a program.
 fn copy_output<W: Write>(
     index: usize,
     from: &ByteQueue,
@@ -161,9 +181,9 @@ fn copy_output<W: Write>(
         let Some(batch) = bytes.get(..count).filter(|batch| !batch.is_empty()) else { break };
         let now = to.push(batch);
         if report(to.failure()) {
-            left = Some(Instant::now());
+            left = Some(SentInVain { last: Instant::now(), sum: Duration::ZERO });
         }
-        if to.has_discarded() && left.is_some_and(|at| at.elapsed() >= grace) {
+        if to.has_discarded() && left.as_mut().is_some_and(|left| left.more(Instant::now()) >= grace) {
             left = None;
             let _ = events.send(RunEvent::Signal(libc::SIGPIPE));
         }
@@ -262,6 +282,20 @@ mod tests {
             "{events:?}"
         );
         assert_eq!(told, 0);
+    }
+
+    #[test]
+    fn time_without_output_is_hardly_any_of_that_in_which_it_is_sent_in_vain() {
+        let begin = Instant::now();
+        let at = |seconds: u64| begin + Duration::from_secs(seconds);
+        let mut left = SentInVain { last: begin, sum: Duration::ZERO };
+        // At once when the reader leaves, and the next after an hour of a pause.
+        assert_eq!(left.more(begin), Duration::ZERO);
+        assert!(left.more(at(3600)) < READER_GRACE);
+        let sums: Vec<_> = (3601..3606).map(|second| left.more(at(second)) >= READER_GRACE).collect();
+        assert_eq!(sums, [false, false, false, true, true]);
+        // No clock of the host goes back; should it seem to, nothing is taken away.
+        assert!(left.more(begin) >= READER_GRACE);
     }
 
     #[test]

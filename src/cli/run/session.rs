@@ -139,7 +139,9 @@ pub(super) struct Run<'a> {
     pub(super) up: bool,
     pub(super) ended: Option<u8>,
     complete: [bool; 2],
-    /// The files that it has left.
+    /// Init has sent the files that it has left.
+    packed: bool,
+    /// Those files.
     files: Option<Result<Unpacked, TarError>>,
     closed: usize,
     /// The error of writing the output, if any.
@@ -169,6 +171,7 @@ impl<'a> Run<'a> {
             up: false,
             ended: None,
             complete: [false; 2],
+            packed: false,
             files: None,
             closed: 0,
             output_error: None,
@@ -253,6 +256,10 @@ impl<'a> Run<'a> {
             RunEvent::CommandExited(status) => {
                 self.times.exited.get_or_insert_with(Instant::now);
                 self.ended = self.ended.or(Some(status));
+                if self.args.out.is_some() && !self.packed {
+                    let text = "the guest's init ended the command and sent no files for --out";
+                    return Ok(Some(RunEnd::NoFiles(text.to_owned())));
+                }
             }
             RunEvent::StreamComplete(index, now) => {
                 if let Some(complete) = self.complete.get_mut(index) {
@@ -268,7 +275,7 @@ impl<'a> Run<'a> {
             RunEvent::MachineEnded(_) => {
                 return Ok(if self.boot_instead()? { None } else { Some(RunEnd::MachineEnded) });
             }
-            RunEvent::Packed(0) => {}
+            RunEvent::Packed(0) => self.packed = true,
             RunEvent::Packed(status) => {
                 let text = format!(
                     "the guest's tar could not pack the files for --out, and ended with status {status}"
@@ -360,8 +367,13 @@ impl<'a> Run<'a> {
 
     /// The command's status, once all its output is written.
     pub(super) fn done(&self) -> Option<u8> {
-        let is_complete = self.complete == [true; 2] && (self.args.out.is_none() || self.files.is_some());
-        self.ended.filter(|_| is_complete)
+        let has_files = self.args.out.is_none() || self.files.is_some();
+        self.ended.filter(|_| has_files && self.has_all_output())
+    }
+
+    /// Whether both streams have come to their end.
+    pub(super) fn has_all_output(&self) -> bool {
+        self.complete == [true; 2]
     }
 
     /// Ends the machine, and prints how the run ended.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::args::RunArgs;
 use super::build_tree;
+use super::busybox::Busybox;
 use super::covered;
 use super::error::RunError;
 use super::guest;
@@ -65,9 +66,9 @@ impl RunStart {
             return Err(RunError::Ports { asked: self.spec.port.len(), max: most });
         }
         let mut given = self.spec.clone();
-        let shares = given.share.len();
-        volume::share(&self.args, &mut given)?;
-        covered::check(&self.args, &given, shares)?;
+        let busybox = Busybox::default();
+        volume::share(&self.args, &mut given, &busybox)?;
+        covered::check(&self.args, &given, &busybox)?;
         if self.args.warm.is_some() && !given.share.is_empty() {
             return Err(RunError::WarmShare);
         }
@@ -75,7 +76,7 @@ impl RunStart {
             warm::fix_addresses(&mut given);
         }
         let mut spec = run_spec(given.settled()?, &host)?;
-        let kept = warm::find(&self.args, &spec)?;
+        let kept = warm::find(&self.args, &spec, &busybox)?;
         // Before opening anything that another machine of this name uses.
         let claim = spec.name.as_ref().map(Claim::take).transpose()?;
         let restored = kept.as_ref().and_then(|kept| self.restore(kept, &spec, &host, events));
@@ -83,7 +84,7 @@ impl RunStart {
             Some(machine) => (machine, Way::Restored),
             None => {
                 let mut prepared = preflight::prepare(&spec, Start::Kernel)?;
-                let made = guest::initramfs(&self.args, &spec, &prepared, &host)?;
+                let made = guest::initramfs(&self.args, &spec, &prepared, &busybox, &host)?;
                 if made.is_packed && volume::has_root(&spec) {
                     spec.share.pop();
                     prepared.open.shares.pop();

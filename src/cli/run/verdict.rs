@@ -72,6 +72,7 @@ impl Run<'_> {
                 let what = match (self.up, self.ended) {
                     (false, _) => "the machine was not up",
                     (true, None) => "the command had not ended",
+                    (true, Some(_)) if self.has_all_output() => "the files for --out had not come",
                     (true, Some(_)) => "the command's output had not been read",
                 };
                 (Some(format!("{what} after {limit} s (--timeout)")), Status::RunTimedOut)

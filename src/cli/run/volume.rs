@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::args::RunArgs;
-use super::busybox;
+use super::busybox::Busybox;
 use super::error::RunError;
 use crate::host::share::ShareError;
 use crate::shown::path as shown;
@@ -54,13 +54,13 @@ impl Volume {
 }
 
 /// Adds the shares of a run to its machine. That of `--root` is the last one.
-pub(super) fn share(args: &RunArgs, spec: &mut Spec) -> Result<(), RunError> {
-    add_shares(args, spec)?;
+pub(super) fn share(args: &RunArgs, spec: &mut Spec, busybox: &Busybox) -> Result<(), RunError> {
+    add_shares(args, spec, busybox)?;
     let asked = spec.share.len();
     if asked > MOST_SHARES { Err(RunError::Shares { asked }) } else { Ok(()) }
 }
 
-fn add_shares(args: &RunArgs, spec: &mut Spec) -> Result<(), RunError> {
+fn add_shares(args: &RunArgs, spec: &mut Spec, busybox: &Busybox) -> Result<(), RunError> {
     for Volume { host, guest, read_only } in &args.volume {
         let mut share =
             ShareSpec::new(host).mounted_at(guest.clone()).asked_by(ShareOrigin::Option("--volume"));
@@ -70,10 +70,10 @@ fn add_shares(args: &RunArgs, spec: &mut Spec) -> Result<(), RunError> {
     }
     let Some(root) = &args.root else { return Ok(()) };
     let mut share = ShareSpec::new(root).asked_by(ShareOrigin::Option("--root"));
-    ShareError::look_at(&share)?;
     // A guest that is kept has its files in its memory. Without a busybox there is nobody to mount them.
-    let is_shared = args.warm.is_none() && busybox::find(&std::env::var("PATH").unwrap_or_default()).is_ok();
-    if let Some(tag) = ROOT_TAG.parse().ok().filter(|_| is_shared || args.root_rw) {
+    let is_shared = args.root_rw || args.warm.is_none() && busybox.is_there();
+    if let Some(tag) = ROOT_TAG.parse().ok().filter(|_| is_shared) {
+        ShareError::look_at(&share)?;
         share.tag = Some(tag);
         share.read_only = !args.root_rw;
         spec.share.push(share);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::args::RunArgs;
-use super::busybox;
+use super::busybox::Busybox;
 use super::guest::Sources;
 use crate::cli::report;
 use crate::cli::warm::{Key, WarmError, WarmMachine};
@@ -12,7 +12,7 @@ use crate::saved::{SavedMachineError, with_absolute_paths};
 use crate::spec::{MacAddress, NetLink, Spec};
 
 /// The warm machine that `args` name, for this machine; `None` if they name none.
-pub(super) fn find(args: &RunArgs, spec: &Spec) -> Result<Option<WarmMachine>, WarmError> {
+pub(super) fn find(args: &RunArgs, spec: &Spec, busybox: &Busybox) -> Result<Option<WarmMachine>, WarmError> {
     let Some(name) = &args.warm else { return Ok(None) };
     check(spec)?;
     let own = Spec { name: None, ..spec.clone() };
@@ -35,8 +35,8 @@ pub(super) fn find(args: &RunArgs, spec: &Spec) -> Result<Option<WarmMachine>, W
     if let Some(modules) = &args.modules {
         key.file(&absolute(modules));
     }
-    if let Ok(busybox) = busybox::find(&std::env::var("PATH").unwrap_or_default()) {
-        key.file(&busybox);
+    if let Ok(busybox) = busybox.path() {
+        key.file(busybox);
     }
     WarmMachine::new(name, key.finish()).map(Some)
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use tempfile::TempDir;
 use virtio::fs::{
     Answer, Caller, Change, Entry, Errno, FileSystem, Handle, Lock, LockKind, Name, New, Node, OpenMode,
@@ -895,7 +896,7 @@ fn shares_of_a_machine_divide_what_they_know_as_they_need_it() {
 #[test]
 fn saved_share_has_files_open_that_their_owner_may_not_open_again() {
     let mut world = World::new();
-    without_override();
+    let _obeys = WithoutOverride::new();
     let made = world.share.create(Node::ROOT, name(b"object"), 0o444, WRITE, Caller::default());
     let (_, handle) = made.unwrap();
     world.put(handle, 0, b"first").unwrap();
@@ -905,12 +906,23 @@ fn saved_share_has_files_open_that_their_owner_may_not_open_again() {
     assert_eq!(fs::metadata(world.path("object")).unwrap().permissions().mode() & 0o7777, 0o444);
 }
 
-/// This thread obeys permissions, also as root.
-fn without_override() {
-    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
-    let mut own = capabilities(None).unwrap();
-    own.effective.remove(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH);
-    set_capabilities(None, own).unwrap();
+/// This thread obeys permissions, also as root, while it has this. The next test may be in the same thread.
+struct WithoutOverride(CapabilitySets);
+
+impl WithoutOverride {
+    fn new() -> Self {
+        let before = capabilities(None).unwrap();
+        let mut own = before;
+        own.effective.remove(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH);
+        set_capabilities(None, own).unwrap();
+        WithoutOverride(before)
+    }
+}
+
+impl Drop for WithoutOverride {
+    fn drop(&mut self) {
+        set_capabilities(None, self.0).unwrap();
+    }
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn locks_that_the_old_machine_has_still_are_taken_when_it_ends() {
 #[test]
 fn file_that_only_its_maker_may_write_is_locked_by_its_open_file() {
     let mut world = World::with(|spec| spec.with_locks(ShareLocks::Host));
-    without_override();
+    let _obeys = WithoutOverride::new();
     let made = world.share.create(Node::ROOT, name(b"a"), 0o444, WRITE, Caller::default());
     let (_, handle) = made.unwrap();
     assert_eq!(world.share.lock(&ranged(handle, 1, LockKind::Write, 0, 9)), Ok(()));
