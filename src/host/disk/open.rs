@@ -19,7 +19,6 @@ use crate::host::lock::Kind;
 use crate::host::lock_soon::lock_soon;
 use crate::host::open_now::{open_now, waiting};
 use crate::host::proc_path::proc_path;
-||||||| 637c8cc7
 use crate::shown::path as shown;
 
 /// How to open a disk.
