@@ -143,6 +143,7 @@ fn run_with_a_name_is_found_by_the_verbs() {
         let has = |line: &str| line.starts_with(name) && line.contains(value);
         assert!(text.lines().any(has), "{name}: {text}");
     }
+    assert!(!text.contains("systemd"), "a run mounts it itself: {text}");
     let second = Running::start(&mut home.run(&["--name", "job"], &["exit", "0"])).ends();
     is(&second, 125, &["a machine called job runs already"]);
     is(&home.minivmm(&["kill", "job"]).output().unwrap(), 0, &[]);
