@@ -14,6 +14,7 @@ mod events;
 mod guest;
 mod out;
 mod output;
+pub(super) mod podman;
 mod ports;
 mod reseed;
 mod session;

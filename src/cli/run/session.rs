@@ -289,6 +289,7 @@ impl<'a> Run<'a> {
                 }
             }
             RunEvent::Signal(number) => return Ok(Some(RunEnd::Signal(number))),
+            RunEvent::Quit => return Ok(Some(RunEnd::Quit)),
         }
         Ok(self.done().map(RunEnd::Done))
     }
@@ -445,7 +446,7 @@ impl<'a> Run<'a> {
         while self.closed < ports {
             let left = deadline.saturating_duration_since(Instant::now());
             match events.next(left) {
-                Some(RunEvent::MachineEnded(_) | RunEvent::Signal(_)) => {}
+                Some(RunEvent::MachineEnded(_) | RunEvent::Signal(_) | RunEvent::Quit) => {}
                 Some(RunEvent::Ready | RunEvent::Saved(_)) => {}
                 Some(event) => drop(self.handle(event)),
                 None => return,
