@@ -215,6 +215,12 @@ fn a_guest_in_the_midst_of_its_work_is_paused_saved_taken_back_and_booted_again_
         let mut guest = boot(name, "kept", ",cache=always --share auto,tag=auto");
         guest.sh(MOUNT_AUTO);
         guest.sh(&runs("exerciser", "/mnt/fsx", dose(20_000)));
+        // A name goes over to another file, and the file has another one. Times that the guest has collected find it, too.
+        let said = guest.sh(
+            "cd /mnt; mkdir old; for n in 1 2 3; do echo old >old/$n; done; cp -al old kept; sed -i s/old/new/ old/*; \
+             cat kept/* old/*; for n in 1 2; do echo more >>kept/$n; sync kept/$n; done; rm -r old kept; sync",
+        );
+        assert_eq!(said, "old\nold\nold\nnew\nnew\nnew");
         guest.sh("echo one >/mnt/a; echo two >/mnt/b; mkdir /mnt/d; echo in >/mnt/d/f; sync");
         let works = ["/mnt/collected", "/auto/through"].map(|on| Work::begin(&mut guest, on, "all"));
         // A process that holds files open over the save, as its shell does.
@@ -344,13 +350,20 @@ fn a_share_that_is_only_read_is_read_only_and_a_full_host_is_told() {
     );
     assert!(said.starts_with("text\n") && said.matches("Read-only file system").count() == 4, "{said}");
     guest.kill();
-    host("mkdir -p full && mount -t tmpfs -o size=1m tmpfs full");
-    let mut guest = Small::boot(lab(), "6.12", "--share full,tag=work");
+    host("rm -rf own; mkdir -p full own && mount -t tmpfs -o size=1m tmpfs full && echo text >own/file");
+    let mut guest = Small::boot(lab(), "6.12", "--share full,tag=work --share own,tag=own,owner=7:8");
     let said = guest.sh(&format!("{MOUNT}; dd if=/dev/zero of=/mnt/f bs=64k count=100 || true; rm /mnt/f; echo fits >/mnt/f; cat /mnt/f"));
     assert!(said.contains("No space left on device") && said.ends_with("fits"), "{said}");
     host("mount -o remount,ro full");
     let said = guest.sh("cat /mnt/f; echo x >/mnt/f || rm /mnt/f || true");
     assert!(said.starts_with("fits\n") && said.matches("Read-only file system").count() == 2, "{said}");
+    // An ordinary user of the guest, to whom a folder is given.
+    let user = "cd /own; echo more >>file; mkdir d; echo made >d/new; chmod 600 d/new; touch -d @5 file; mv file d; cat d/*; rm d/new";
+    let said = guest.sh(&format!(
+        "mkdir -p /own /etc; mount -t virtiofs own /own; echo u:x:7:8::/:/bin/sh >/etc/passwd; su u -c \"set -e; {user}\"; stat -c '%u:%g %Y' /own/d/file"
+    ));
+    assert_eq!(said, "text\nmore\nmade\n7:8 5");
+    assert_eq!(host("stat -c %u:%g own/d/file"), host("echo $(id -u):$(id -g)"));
     guest.kill();
     host("umount full");
 }

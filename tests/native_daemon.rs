@@ -337,7 +337,9 @@ fn machine_tells_its_paths_so_that_they_are_found_from_anywhere() {
     let info = lab.does(&["info", "vm0"]);
     let here = lab.0.path().display();
     for line in [
-        format!("share0 = {here}/src at /mnt/src, read-only\n"),
+        format!(
+            "share0 = {here}/src at /mnt/src, read-only; before systemd 254: `mount -t virtiofs share0 /mnt/src`\n"
+        ),
         format!("{here}/guest ("),
         format!("vda = {here}/disk.raw (1 MiB"),
         format!("     -    {here}/disk.raw\n"),

@@ -4,6 +4,7 @@ use std::fmt::{self, Display};
 use std::path::Path;
 
 use boot::kernel::Format;
+use diskimage::shell_word;
 
 use crate::host::disk::OpenDisk;
 use crate::host::stdio::is_terminal;
@@ -113,7 +114,16 @@ impl Display for Banner<'_> {
         for (tag, share) in spec.shares() {
             let mount = share.mount.as_ref().map(|mount| format!(" at {mount}")).unwrap_or_default();
             let read_only = if share.read_only { ", read-only" } else { "" };
-            line("Share", &format_args!("{tag} = {}{mount}{read_only}", paths.shown(&share.path)))?;
+            // What `minivmm run` starts mounts them. In another guest nothing says that nobody has.
+            let by_hand = match &share.mount {
+                Some(mount) if !prepared.open.initrd_is_made() => {
+                    let [tag, mount] = [tag.as_str(), mount.as_str()].map(|word| shell_word(Path::new(word)));
+                    format!("; before systemd 254: `mount -t virtiofs {tag} {mount}`")
+                }
+                _ => String::new(),
+            };
+            let path = paths.shown(&share.path);
+            line("Share", &format_args!("{tag} = {path}{mount}{read_only}{by_hand}"))?;
         }
         let name = match spec.console() {
             ConsoleChoice::Ttys0 => "",
@@ -290,7 +300,7 @@ mod tests {
             "~> Network     : lan = user, guest 10.0.2.15 by DHCP, MAC 02:00:00:00:00:01, captured in f",
             "~> Network     : switch lab (vlan=2,loss=1%), MAC 02:00:00:00:00:02, IPv6 link-local fe80::ff:fe00:2",
             "~> Port        : a = /run/a.sock",
-            "~> Share       : share0 = /src at /mnt/src, read-only",
+            "~> Share       : share0 = /src at /mnt/src, read-only; before systemd 254: `mount -t virtiofs share0 /mnt/src`",
             r"~> Share       : work = my\nsrc",
             "~> Console     : this terminal (hvc0); Ctrl-] then ? for the menu, q to quit",
         ] {

@@ -108,7 +108,7 @@ impl OpenFiles {
     }
 
     /// Whether the initrd is made for this machine.
-    pub(super) fn initrd_is_made(&self) -> bool {
+    pub(crate) fn initrd_is_made(&self) -> bool {
         matches!(self.initrd, OpenInitrd::ToBeMade | OpenInitrd::Made(_))
     }
 
