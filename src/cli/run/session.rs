@@ -20,7 +20,7 @@ use super::start::{RunStart, Started, Way};
 use super::tar::TarError;
 use super::terminal;
 use super::times::Times;
-use super::verdict::{RunEnd, output_error};
+use super::verdict::{RunEnd, advice, output_error};
 use super::volume;
 use super::warm::say_saved;
 use crate::cli::exit::Status;
@@ -144,6 +144,8 @@ pub(super) struct Run<'a> {
     /// Those files.
     files: Option<Result<Unpacked, TarError>>,
     closed: usize,
+    /// By Ctrl-] `q`, which ends it as a signal does.
+    pub(super) quit: bool,
     /// The error of writing the output, if any.
     pub(super) output_error: Option<String>,
 }
@@ -174,6 +176,7 @@ impl<'a> Run<'a> {
             packed: false,
             files: None,
             closed: 0,
+            quit: false,
             output_error: None,
         }
     }
@@ -289,7 +292,10 @@ impl<'a> Run<'a> {
                 }
             }
             RunEvent::Signal(number) => return Ok(Some(RunEnd::Signal(number))),
-            RunEvent::Quit => return Ok(Some(RunEnd::Quit)),
+            RunEvent::Quit => {
+                self.quit = true;
+                return Ok(Some(RunEnd::Signal(libc::SIGTERM)));
+            }
         }
         Ok(self.done().map(RunEnd::Done))
     }
@@ -399,6 +405,9 @@ impl<'a> Run<'a> {
         let (text, status) = self.verdict(&end, exit.as_deref());
         if self.args.time {
             print_within_limit(format!("minivmm: time: {}\n", self.times.since(self.begin)));
+        }
+        if let Some(advice) = advice(status, &self.args.command) {
+            print_within_limit(format!("minivmm: {advice}\n"));
         }
         if let Some(text) = &text {
             let mut words = format!("minivmm: {text}\n");
