@@ -381,11 +381,12 @@ fn programs_of_this_host_work_on_a_folder_of_it_and_change_nothing_else() {
 }
 
 #[test]
-fn folder_as_root_can_be_written_to_and_two_runs_have_it_at_once() {
+fn folder_as_root_can_be_written_to_and_several_runs_have_it_at_once() {
     let out = shell(
         r#"mkdir -p tree/bin && cp /bin/busybox tree/bin/ && ln -s busybox tree/bin/sh && ln -s busybox tree/bin/mkdir && ln -s busybox tree/bin/sleep
-         run --root-rw --root tree -- sh -c 'echo one >/one; mkdir /kept' & run --root tree -- sh -c 'echo mine >/own; read -r line </own; echo $line'
-         wait; ls tree; cat tree/one
+         run --root-rw --root tree -- sh -c 'echo one >/one; mkdir /kept' &
+         run --root-rw --root tree -- sh -c 'echo other >/other' & run --root tree -- sh -c 'echo mine >/own; read -r line </own; echo $line'
+         wait; ls tree; cat tree/one tree/other
          mkdir tree/etc; ln -s ../run/resolver/stub.conf tree/etc/resolv.conf
          mv tree/bin programs; mkdir tree/bin
          echo '#!/bin/sh
@@ -399,7 +400,7 @@ fn folder_as_root_can_be_written_to_and_two_runs_have_it_at_once() {
             && !text.contains("own\n")
             && text.contains("bin\n")
             && text.contains("kept\n")
-            && text.contains("\none\n")
+            && text.contains("\none\nother\n")
             && text.ends_with("nameserver 10.0.2.3\ndefault via 10.0.2.2\ntwo\na link\n"),
         "{text}{}",
         out.err_text()

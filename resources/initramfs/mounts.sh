@@ -11,7 +11,7 @@ layer $own/layer tmpfs mode=755" >$own/fstab
     fi || fail "the directory of --root cannot be mounted: this kernel lacks the driver virtiofs, or overlay"
     cd $own/root
     for folder in dev proc sys tmp run; do
-        [ -d $folder ] || $b mkdir $folder || fail "the directory of --root has no $folder in it, where the guest has its own"
+        [ -d $folder ] || $b mkdir -p $folder || fail "the directory of --root has no $folder in it, where the guest has its own"
     done
     echo "proc $own/root/proc proc defaults
 sys $own/root/sys sysfs defaults
