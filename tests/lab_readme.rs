@@ -153,7 +153,7 @@ minivmm ls | grep -c '^job '
 minivmm kill job
 wait $!; echo "status $?"
 sed "s/^${kernel#/boot/vmlinuz-}\$/the release/" out; [ "$(cat here)" = "$PWD" ] && echo here
-grep -q 'killed over its control socket' err || cat err
+grep -q 'killed, with `minivmm kill`' err || cat err
 mkdir -p linux/arch/x86/boot linux/drivers/all; cp "$kernel" linux/arch/x86/boot/bzImage
 cp /lib/modules/"${kernel#/boot/vmlinuz-}"/kernel/*.ko linux/drivers/all; (cd linux && find drivers -name '*.ko' >modules.order)
 "#;

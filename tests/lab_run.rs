@@ -164,7 +164,10 @@ fn run_with_a_name_is_found_by_the_verbs() {
     assert!(text.contains("256") && text.contains("\n125\n122\n"), "{text}{}", out.err_text());
     says(
         &out,
-        &["a machine called job runs already", "killed over its control socket before its command had ended"],
+        &[
+            "a machine called job runs already",
+            "killed, with `minivmm kill` or `stop`, before its command had ended",
+        ],
     );
 }
 

@@ -150,7 +150,7 @@ fn run_with_a_name_is_found_by_the_verbs() {
     let said: Vec<String> = lines.map(Result::unwrap).collect();
     assert_eq!(run.ends().status.code(), Some(122), "{said:?}");
     reader.join().unwrap();
-    let why = "killed over its control socket before its command had ended";
+    let why = "killed, with `minivmm kill` or `stop`, before its command had ended";
     assert!(said.iter().any(|line| line.contains(why)), "{said:?}");
     let listed = home.minivmm(&["ls", "--json"]).output().unwrap();
     assert!(!String::from_utf8_lossy(&listed.stdout).contains("job"), "{listed:?}");

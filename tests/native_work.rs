@@ -437,7 +437,7 @@ fn terminal_is_given_back_on_every_way_out() {
     terminal.end().is(143).said("ended by signal 15");
     let mut terminal = started(&["hang"]);
     terminal.type_in(b"\x1dq");
-    terminal.end().is(143);
+    terminal.end().is(143).said("minivmm: ended with Ctrl-] q");
     // Too quick for a check that it is raw.
     on_terminal(&home, &["-it", "off"]).end().is(122).said("switched itself off");
     on_terminal(&home, &["-it", "exit", "7"]).end().is(7);

@@ -2,7 +2,15 @@
 # of its own to those in PATH, in `exec` and in all that begin others: hence a file is looked for here. Its own variables are not exported.
 [ -z "$1" ] || cd "$1" || exit
 shift
-case $1 in */*) exec "$@" ;; esac
+case $1 in
+*/*)
+    [ -x "$1" ] && [ ! -d "$1" ] && exec "$@"
+    # The shell's reason, without the name of this file.
+    minivmm_said=$(exec "$1" 2>&1) || minivmm_status=$?
+    echo "minivmm: $1: ${minivmm_said##*: }" >&2
+    exit "${minivmm_status:-126}"
+    ;;
+esac
 minivmm_rest=$PATH: minivmm_status=127
 while [ -n "$minivmm_rest" ]; do
     minivmm_file=${minivmm_rest%%:*}
@@ -19,6 +27,10 @@ while [ -n "$minivmm_rest" ]; do
 done
 case $minivmm_status in
 126) echo "minivmm: $1 cannot be executed: no file of that name in PATH may be" >&2 ;;
-*) echo "minivmm: $1: not found" >&2 ;;
+*)
+    # There it is that of --root.
+    case $0 in /run/*) minivmm_where=" in the directory of --root, in PATH=$PATH" ;; esac
+    echo "minivmm: $1: not found$minivmm_where" >&2
+    ;;
 esac
 exit $minivmm_status

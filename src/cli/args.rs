@@ -44,9 +44,14 @@ pub struct Args {
     /// How the machine runs.
     #[command(flatten)]
     pub service: ServiceArgs,
-    /// Print this help (all: man minivmm); -V version
+    /// Print this help (all: --help-all); -V version
     #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,
+    /// Print the help of all options
+    ///
+    /// As the manual has it. `minivmm help OPTION` prints that of one, such as `minivmm help share`.
+    #[arg(long, action = ArgAction::HelpLong, hide_short_help = true)]
+    help_all: Option<bool>,
     /// Print the version
     // The manual page prints the long help of options that the short help hides.
     #[arg(short = 'V', long, action = ArgAction::Version, hide_short_help = true, long_help = "Print the version")]
@@ -208,7 +213,11 @@ pub fn definition() -> clap::Command {
 /// # Errors
 /// [`ArgsError`].
 pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> Result<Command, ArgsError> {
-    let words = rewrite_help(words.into_iter().map(Into::into).collect());
+    let words: Vec<_> = words.into_iter().map(Into::into).collect();
+    if let Some(help) = option_help(&words) {
+        return Err(help.into());
+    }
+    let words = rewrite_help(words);
     if words.len() <= 1 {
         return Err(ArgsError::Empty);
     }
@@ -217,7 +226,9 @@ pub fn parse<W: Into<OsString> + Clone>(words: impl IntoIterator<Item = W>) -> R
 
 /// The same, by the definition of everything.
 fn parse_whole(words: Vec<OsString>) -> Result<Command, ArgsError> {
-    let matches = definition().try_get_matches_from(words)?;
+    let is_run = words.get(1).is_some_and(|word| word == "run");
+    let explain = |error| if is_run { run::podman::explain(error, &words) } else { error };
+    let matches = definition().try_get_matches_from(&words).map_err(explain)?;
     let args = Args::from_arg_matches(&matches)?;
     match args.verb {
         Some(Verb::Doctor(doctor)) => Ok(Command::Doctor(doctor)),
@@ -244,6 +255,29 @@ fn machine(args: MachineArgs, matches: &ArgMatches) -> Result<Spec, ArgsError> {
         spec.net.push(NetSpec::user());
     }
     Ok(spec)
+}
+
+/// The help of an option, for `help OPTION`. Verbs come first, then the options of a machine, then those of `run`.
+fn option_help(words: &[OsString]) -> Option<clap::Error> {
+    let [_, help, name] = words else { return None };
+    let name = name.to_str().filter(|_| help == "help")?;
+    let all = definition();
+    if all.find_subcommand(name).is_some() {
+        return None;
+    }
+    let name = name.trim_start_matches('-');
+    let is_it = |arg: &clap::Arg| {
+        arg.get_long() == Some(name) || arg.get_all_aliases().is_some_and(|all| all.contains(&name))
+    };
+    let run = all.find_subcommand("run")?;
+    let whose = [(&all, "minivmm"), (run, "minivmm run")];
+    let (command, whose) = whose.into_iter().find(|(command, _)| command.get_arguments().any(is_it))?;
+    let alone = command.clone().mut_args(|arg| {
+        let is_other = !is_it(&arg);
+        arg.hide(is_other)
+    });
+    let alone = alone.help_template(format!("{{options}}\n\n`{whose} --help-all` has all options."));
+    alone.try_get_matches_from([whose, "--help-all"]).err()
 }
 
 /// Rewrites `help VERB` as `VERB --help`, and so `switch help` and `disk help`.
@@ -435,6 +469,44 @@ mod tests {
         let switch = definition().find_subcommand("switch").unwrap().get_long_about().unwrap().to_string();
         for word in crate::spec::SwitchName::RESERVED {
             assert!(switch.contains(word), "{word}: {switch}");
+        }
+    }
+
+    #[test]
+    fn every_option_is_in_a_help_that_is_named_in_the_short_one() {
+        for verb in [None, Some("run")] {
+            let short = help(&verb.into_iter().chain(["-h"]).collect::<Vec<_>>());
+            assert!(short.contains("--help-all"), "{short}");
+            let long = help(&verb.into_iter().chain(["--help-all"]).collect::<Vec<_>>());
+            let all = definition();
+            let command = verb.map_or(&all, |verb| all.find_subcommand(verb).unwrap());
+            for option in command.get_arguments().filter(|option| !option.is_hide_set()) {
+                let Some(name) = option.get_long() else { continue };
+                assert!(long.contains(&format!("--{name}")), "{name}: {long}");
+            }
+        }
+        assert!(help(&["--help"]).contains("--share <DIR[:/MOUNT]>  Folder of the host"));
+    }
+
+    #[test]
+    fn help_of_a_word_that_is_no_verb_is_that_of_the_option() {
+        for (name, said, whose) in [
+            ("share", "virtiofs NAME /mnt", "`minivmm --help-all`"),
+            ("--share", "virtiofs NAME /mnt", "`minivmm --help-all`"),
+            ("memory", "--mem <SIZE>", "`minivmm --help-all`"),
+            ("volume", "with `:ro` behind it", "`minivmm run --help-all`"),
+            ("root-rw", "as this user", "`minivmm run --help-all`"),
+        ] {
+            let text = help(&["help", name]);
+            assert!(text.contains(said) && text.contains(whose), "{name}: {text}");
+            let options = text.lines().filter(|line| line.trim_start().starts_with('-')).count();
+            assert_eq!(options, 1, "{name}: {text}");
+        }
+        // Verbs come first.
+        assert!(help(&["help", "balloon"]).contains("Usage: minivmm balloon"));
+        for name in ["shred", "", "--"] {
+            let Err(ArgsError::Flags(error)) = parse(["minivmm", "help", name]) else { panic!("{name}") };
+            assert!(error.use_stderr() || !error.to_string().contains("has all options"), "{name}");
         }
     }
 

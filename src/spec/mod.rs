@@ -98,7 +98,7 @@ pub struct Spec {
     #[cfg_attr(feature = "cli", arg(skip))]
     pub version: SpecVersion,
 
-    /// Kernel: bzImage or ELF [default: the disk's own]
+    /// Kernel [default: the disk's own]; also --initrd
     ///
     /// A bzImage (vmlinuz) or an ELF file (vmlinux). Without this option the first disk is searched: the default entry of
     /// its boot loader is booted, else its newest kernel.
@@ -110,7 +110,7 @@ pub struct Spec {
     ///
     /// Without this option the first disk is searched for the initrd that belongs to the kernel. `none` boots without one.
     /// A distribution's kernel has its disk and network drivers as modules, and needs the initrd that was made for it.
-    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE"))]
+    #[cfg_attr(feature = "cli", arg(long, hide_short_help = true, value_name = "FILE"))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initrd: Option<Initrd>,
 
@@ -175,7 +175,7 @@ pub struct Spec {
     /// guest this user's files are that one's, such as `owner=1000`; with `xattr` owners and
     /// permissions of the guest are kept in an extended attribute of each file. `locks=guest|host`: whether the host and other machines
     /// take part in the locks of the guest's processes. What the guest makes belongs to this user. A comma in a path is written twice.
-    #[cfg_attr(feature = "cli", arg(long, hide_short_help = true, value_name = "DIR[:/MOUNT]", value_parser = OsStringValueParser::new().try_map(|text| ShareSpec::parse(&text).map(|share| share.asked_by(ShareOrigin::Option("--share"))))))]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR[:/MOUNT]", value_parser = OsStringValueParser::new().try_map(|text| ShareSpec::parse(&text).map(|share| share.asked_by(ShareOrigin::Option("--share"))))))]
     #[serde(deserialize_with = "text::devices", skip_serializing_if = "Vec::is_empty")]
     pub share: Vec<ShareSpec>,
 

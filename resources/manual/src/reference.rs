@@ -13,7 +13,8 @@ This page is generated from the definitions of the command line. Do not edit it:
 `src/cli`, then run `cargo run -p manual -- --reference docs/reference.md`.
 
 `minivmm OPTIONS` runs a machine. `minivmm VERB` does something else. `minivmm --help` and `minivmm help VERB` print short forms of this
-page. The manual pages (`man minivmm`, `man minivmm-run`) have the same content.
+page, `minivmm help OPTION` (`minivmm help share`) prints what it says of an option, and `minivmm --help-all` and `minivmm run --help-all` print all options. The manual
+pages (`man minivmm`, `man minivmm-run`) have the same content.
 
 The options of a machine are also the keys of its file (`--config`), without the dashes: [machines.md](machines.md) has an
 example. An option on the command line replaces the key in the file.

@@ -109,9 +109,14 @@ pub struct RunArgs {
     /// The machine.
     #[command(flatten)]
     pub machine: MachineArgs,
-    /// Print this help (all: man minivmm-run)
+    /// Print this help (all: --help-all)
     #[arg(short, long, action = ArgAction::HelpShort)]
     help: Option<bool>,
+    /// Print the help of all options
+    ///
+    /// As the manual has it.
+    #[arg(long, action = ArgAction::HelpLong, hide_short_help = true)]
+    help_all: Option<bool>,
     /// The command to run in the guest, and its arguments
     #[arg(value_name = "COMMAND", trailing_var_arg = true, required = true)]
     pub command: Vec<OsString>,
@@ -145,11 +150,7 @@ impl RunArgs {
         }
         // As podman and docker have it, and the next version.
         if let Some(volume) = self.command.first().filter(|word| self.verbose && is_volume(word)) {
-            let volume = volume.to_string_lossy();
-            let text = format!(
-                "`-v` is short for `--verbose` in this version, so that `{volume}` would be the command; write `--volume {volume}`\n"
-            );
-            return Err(Error::raw(ErrorKind::ArgumentConflict, text).into());
+            return Err(no_short_volume(volume).into());
         }
         let spec = self.machine.clone().spec(matches)?;
         // The same options may be in the machine's file.
@@ -163,8 +164,17 @@ impl RunArgs {
     }
 }
 
+/// The error for a `-v` that was meant as podman has it.
+pub(super) fn no_short_volume(volume: &OsStr) -> Error {
+    let volume = volume.to_string_lossy();
+    let text = format!(
+        "`-v` is short for `--verbose` in this version, so that `{volume}` would be the command; write `--volume {volume}`\n"
+    );
+    Error::raw(ErrorKind::ArgumentConflict, text)
+}
+
 /// Whether it looks as `HOST:/GUEST`, as no command does.
-fn is_volume(word: &OsStr) -> bool {
+pub(super) fn is_volume(word: &OsStr) -> bool {
     word.as_bytes().windows(2).any(|pair| pair == b":/")
 }
 
@@ -192,7 +202,7 @@ fn reserved_option(what: &str) -> ArgsError {
 pub(in super::super) fn define(verb: clap::Command) -> clap::Command {
     let verb = RESERVED.iter().fold(verb, |verb, reserved| verb.mut_arg(reserved, |arg| arg.hide(true)));
     // The short help fits a screen.
-    let verb = ["tap", "rtc", "config"]
+    let verb = ["share", "tap", "rtc", "config"]
         .iter()
         .fold(verb, |verb, rare| verb.mut_arg(rare, |arg| arg.hide_short_help(true)));
     verb.mut_arg("kernel", |arg| {

@@ -473,6 +473,22 @@ mod tests {
                 let (said, status) = becomes(shell, &["", missing]);
                 assert!(said.ends_with(&format!("{missing}: not found\n")) && status == Some(127), "{said}");
             }
+            for (file, why) in [("a/tar", 126), ("./a", 126), ("a/none", 127)] {
+                let (said, status) = becomes(shell, &["", file]);
+                assert!(
+                    said.starts_with(&format!("minivmm: {file}: ")) && status == Some(why),
+                    "{said} {status:?}"
+                );
+                assert!(
+                    said.lines().count() == 1 && !said.contains("exec") && !said.contains("/command"),
+                    "{said}"
+                );
+            }
+            let mut in_root = Command::new(shell[0]);
+            in_root.args(&shell[1..]).arg("-c").arg(bare(COMMAND)).args(["/run/minivmm/command", "", "ls"]);
+            let out = in_root.env_clear().env("PATH", "none:a").output().unwrap();
+            let said = String::from_utf8(out.stderr).unwrap();
+            assert_eq!(said, "minivmm: ls: not found in the directory of --root, in PATH=none:a\n");
             // No variable of the script is the command's.
             let (said, _) = becomes(shell, &["", "/usr/bin/env"]);
             assert!(!said.contains("minivmm_"), "{said}");

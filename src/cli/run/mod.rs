@@ -15,6 +15,7 @@ mod guest;
 mod nested;
 mod out;
 mod output;
+pub(super) mod podman;
 mod ports;
 mod reseed;
 mod session;

@@ -58,6 +58,8 @@ pub(super) enum RunEvent {
     Resized,
     /// A signal to end the run.
     Signal(libc::c_int),
+    /// Ctrl-] `q`.
+    Quit,
 }
 
 /// How long a guest may go on to send what nobody reads any more. Its init ends the command's output as soon as it hears that the reader has

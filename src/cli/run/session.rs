@@ -20,7 +20,7 @@ use super::start::{RunStart, Started, Way};
 use super::tar::TarError;
 use super::terminal;
 use super::times::Times;
-use super::verdict::{RunEnd, output_error};
+use super::verdict::{RunEnd, advice, output_error};
 use super::volume;
 use super::warm::say_saved;
 use crate::cli::exit::Status;
@@ -144,6 +144,8 @@ pub(super) struct Run<'a> {
     /// Those files.
     files: Option<Result<Unpacked, TarError>>,
     closed: usize,
+    /// By Ctrl-] `q`, which ends it as a signal does.
+    pub(super) quit: bool,
     /// The error of writing the output, if any.
     pub(super) output_error: Option<String>,
 }
@@ -174,6 +176,7 @@ impl<'a> Run<'a> {
             packed: false,
             files: None,
             closed: 0,
+            quit: false,
             output_error: None,
         }
     }
@@ -292,6 +295,10 @@ impl<'a> Run<'a> {
                 }
             }
             RunEvent::Signal(number) => return Ok(Some(RunEnd::Signal(number))),
+            RunEvent::Quit => {
+                self.quit = true;
+                return Ok(Some(RunEnd::Signal(libc::SIGTERM)));
+            }
         }
         Ok(self.done().map(RunEnd::Done))
     }
@@ -402,6 +409,9 @@ impl<'a> Run<'a> {
         if self.args.time {
             print_within_limit(format!("minivmm: time: {}\n", self.times.since(self.begin)));
         }
+        if let Some(advice) = advice(status, &self.args.command) {
+            print_within_limit(format!("minivmm: {advice}\n"));
+        }
         if let Some(text) = &text {
             let mut words = format!("minivmm: {text}\n");
             // With `--verbose` the console was already shown.
@@ -448,7 +458,7 @@ impl<'a> Run<'a> {
         while self.closed < ports {
             let left = deadline.saturating_duration_since(Instant::now());
             match events.next(left) {
-                Some(RunEvent::MachineEnded(_) | RunEvent::Signal(_)) => {}
+                Some(RunEvent::MachineEnded(_) | RunEvent::Signal(_) | RunEvent::Quit) => {}
                 Some(RunEvent::Ready | RunEvent::Saved(_)) => {}
                 Some(event) => drop(self.handle(event)),
                 None => return,

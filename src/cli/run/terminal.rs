@@ -94,7 +94,7 @@ pub(super) fn pass_keys(
     spawn("stdin", events, move |events| {
         let notice = |text: &str| report::notice(true, text);
         let choose = |choice| match choice {
-            Choice::Quit => drop(events.send(RunEvent::Signal(libc::SIGTERM))),
+            Choice::Quit => drop(events.send(RunEvent::Quit)),
             _ => notice(KEYS),
         };
         forward_input(Input::raw(Some(terminal)), true, keys, choose, notice);

@@ -1,7 +1,10 @@
 //! The result of a run: in words, and as an exit status.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
+
+use diskimage::shell_word;
 
 use super::session::Run;
 use crate::cli::exit::Status;
@@ -44,6 +47,18 @@ impl RunEnd {
                 | RunEnd::NoFiles(_)
         )
     }
+}
+
+/// The status of a shell whose command is not there.
+const NOT_FOUND: Status = Status::Command(127);
+
+/// What may be meant by a command that is not there: an image, which podman has in this place.
+pub(super) fn advice(status: Status, command: &[OsString]) -> Option<String> {
+    let (first, rest) = command.split_first().filter(|_| status == NOT_FOUND)?;
+    let first = Some(Path::new(first)).filter(|first| first.is_dir())?;
+    let rest = rest.first().map_or_else(|| "COMMAND".to_owned(), |word| shell_word(Path::new(word)));
+    let (name, word) = (shown(first), shell_word(first));
+    Some(format!("`{name}` is a directory here: for its files write `--root {word} -- {rest}`"))
 }
 
 /// The message for output that could not be written.
@@ -93,7 +108,11 @@ impl Run<'_> {
             }
             RunEnd::Signal(number) => {
                 let status = Status::Signal(u8::try_from(*number).unwrap_or(0));
-                (Some(format!("ended by signal {number}")), status)
+                let text = match self.quit {
+                    true => "ended with Ctrl-] q".to_owned(),
+                    false => format!("ended by signal {number}"),
+                };
+                (Some(text), status)
             }
         }
     }
@@ -110,7 +129,7 @@ impl Run<'_> {
             Some(Exit::Failed(error)) => (report::chain(error), Status::RunFailed),
             // Every other killer has set a reason before.
             Some(Exit::Killed | Exit::Saved | Exit::Migrated) | None => {
-                (format!("the machine was killed over its control socket {before}"), status)
+                (format!("the machine was killed, with `minivmm kill` or `stop`, {before}"), status)
             }
         };
         (Some(what), status)
@@ -158,6 +177,38 @@ mod tests {
         assert_eq!(run.verdict(&RunEnd::MachineEnded, Some(&Exit::Panicked)).1, Status::RunPanicked);
         run.up = false;
         assert_eq!(run.verdict(&RunEnd::MachineEnded, Some(&Exit::Rebooted)).1, Status::RunNeverUp);
+    }
+
+    #[test]
+    fn end_is_said_in_the_words_of_who_asked_for_it() {
+        let args = Line::parse_from(["run", "true"]).args;
+        let mut run =
+            Run::new(&args, CommandPorts::with(MorePorts::default()), mpsc::channel().0, String::new());
+        let end = run.handle(RunEvent::Quit).unwrap().unwrap();
+        assert!(!end.is_caused_by_guest());
+        assert_eq!(run.verdict(&end, None), (Some("ended with Ctrl-] q".into()), Status::Signal(15)));
+        run.up = true;
+        let (text, status) = run.verdict(&RunEnd::MachineEnded, Some(&Exit::Killed));
+        let said = "the machine was killed, with `minivmm kill` or `stop`, before its command had ended";
+        assert_eq!((text.as_deref(), status), (Some(said), Status::RunGuestEnded));
+    }
+
+    #[test]
+    fn image_in_the_place_of_the_command_is_told_where_it_belongs() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().to_str().unwrap();
+        for (line, status, advised) in [
+            (&[image, "ls", "-l"][..], 127, Some("ls`")),
+            (&[image], 127, Some("COMMAND`")),
+            (&[image, "ls"], 1, None),
+            (&["none", "ls"], 127, None),
+        ] {
+            let command: Vec<_> = line.iter().map(OsString::from).collect();
+            let wanted = advised.map(|rest| {
+                format!("`{image}` is a directory here: for its files write `--root {image} -- {rest}")
+            });
+            assert_eq!(advice(Status::Command(status), &command), wanted, "{line:?}");
+        }
     }
 
     #[test]

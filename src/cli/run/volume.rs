@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::args::RunArgs;
+use super::args::{RunArgs, is_volume};
 use super::busybox::Busybox;
 use super::error::RunError;
 use crate::host::share::ShareError;
@@ -32,14 +32,12 @@ impl Volume {
             (Some(rest), _) => (rest, true),
             (None, rest) => (rest.unwrap_or(bytes), false),
         };
-        let form = || {
-            "it is a directory here and one in the guest, such as .:/work, and may end with :ro".to_owned()
-        };
-        let colon = bytes.iter().rposition(|byte| *byte == b':').ok_or_else(form)?;
+        let wrong = || wrong_form(bytes, read_only);
+        let colon = bytes.iter().rposition(|byte| *byte == b':').ok_or_else(wrong)?;
         let (host, guest) =
             (bytes.get(..colon).unwrap_or_default(), bytes.get(colon + 1..).unwrap_or_default());
         if host.is_empty() || !guest.starts_with(b"/") {
-            return Err(form());
+            return Err(wrong());
         }
         let guest = OsStr::from_bytes(guest).to_str().ok_or("the guest's path is no UTF-8")?;
         // As `--share` has them. Taken for a part of the path, the share would be writable.
@@ -51,6 +49,39 @@ impl Volume {
         let guest = guest.parse().map_err(|error| format!("{error}"))?;
         Ok(Volume { host: OsStr::from_bytes(host).into(), guest, read_only })
     }
+}
+
+/// What is wrong with `bytes`, which are no `HOST:/GUEST`.
+fn wrong_form(bytes: &[u8], read_only: bool) -> String {
+    const FORM: &str = "it is a directory here and one in the guest, such as .:/work, and may end with :ro";
+    let show = |bytes: &[u8]| shown(Path::new(OsStr::from_bytes(bytes))).to_string();
+    let Some(colon) = bytes.iter().rposition(|byte| *byte == b':') else {
+        return format!("it does not say where in the guest: {FORM}");
+    };
+    let (host, last) = (bytes.get(..colon).unwrap_or_default(), bytes.get(colon + 1..).unwrap_or_default());
+    if host.is_empty() || last.is_empty() {
+        let missing = if host.is_empty() { "here, in front of" } else { "of the guest, behind" };
+        return format!("there is no directory {missing} the colon: {FORM}");
+    }
+    let ro = |read_only| if read_only { ":ro" } else { "" };
+    if !is_volume(OsStr::from_bytes(host)) {
+        return format!(
+            "`{}` is no absolute path of the guest: write {}:/{}{}",
+            show(last),
+            show(host),
+            show(last),
+            ro(read_only)
+        );
+    }
+    let mut options = last.split(|byte| *byte == b',');
+    let read_only = read_only || options.clone().any(|option| option == b"ro");
+    let odd = options.find(|option| !matches!(*option, b"ro" | b"rw")).unwrap_or_default();
+    let why = match odd {
+        b"z" | b"Z" | b"cached" | b"delegated" | b"consistent" => "is not needed, leave it out",
+        b"" => "is no option",
+        _ => "is no option of --volume, which has ro and rw",
+    };
+    format!("`{}` {why}: write {}{}", show(odd), show(host), ro(read_only))
 }
 
 /// Adds the shares of a run to its machine. That of `--root` is the last one.
@@ -156,8 +187,22 @@ mod tests {
         assert_eq!(parsed(".:/work"), is(".", "/work", false));
         assert_eq!(parsed("/a:b:/my work:ro"), is("/a:b", "/my work", true));
         assert_eq!(parsed("~/x:/y:rw"), is("~/x", "/y", false));
-        for wrong in ["", "work", ":/work", "a:work", "a:", "a:ro", "a:/work:z"] {
+        for wrong in ["", "work", "./proj", ":/work", "a:"] {
             assert!(parsed(wrong).unwrap_err().contains("such as .:/work"), "{wrong}");
+        }
+        for (wrong, said) in [
+            ("./proj:work", "`work` is no absolute path of the guest: write ./proj:/work"),
+            ("./proj:work:ro", "`work` is no absolute path of the guest: write ./proj:/work:ro"),
+            ("a:/work:z", "`z` is not needed, leave it out: write a:/work"),
+            ("a:/work:Z", "`Z` is not needed, leave it out: write a:/work"),
+            ("a:/work:ro,z", "`z` is not needed, leave it out: write a:/work:ro"),
+            ("a:/work:z,ro", "`z` is not needed, leave it out: write a:/work:ro"),
+            ("a:/work:z:ro", "`z` is not needed, leave it out: write a:/work:ro"),
+            ("a:/work:cached", "`cached` is not needed, leave it out: write a:/work"),
+            ("a:/work:delegated", "`delegated` is not needed, leave it out: write a:/work"),
+            ("a:/work:noexec", "`noexec` is no option of --volume, which has ro and rw: write a:/work"),
+        ] {
+            assert_eq!(parsed(wrong).unwrap_err(), said, "{wrong}");
         }
         assert!(parsed(".:/work,ro").unwrap_err().ends_with("write .:/work:ro"));
         assert!(parsed(".:/work,rw").unwrap_err().ends_with("write .:/work"));

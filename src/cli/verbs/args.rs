@@ -30,7 +30,9 @@ pub enum NameVerb {
     /// On a terminal Ctrl-] opens a menu: d detaches, and the machine runs on; p
     /// presses the power button; r resets the machine; ? lists these keys; Ctrl-] once
     /// more sends Ctrl-] to the guest. With pipes in place of a terminal every byte is
-    /// the guest's.
+    /// the guest's, and the end of the input ends nothing: `timeout 2 minivmm console
+    /// vm0 </dev/null` prints what the guest has said, and `minivmm console vm0
+    /// </dev/null | grep -m 1 login:` waits for a word.
     #[command(verbatim_doc_comment)]
     Console(ConsoleArgs),
     /// List, add and remove ports of the host that lead to the guest

@@ -249,7 +249,15 @@ fn cure(error: &ShareError) -> String {
                     .into(),
             }
         }
-        ShareFault::Missing => format!("; make it with `mkdir -p {}`, or name another", shell_word(path)),
+        ShareFault::Missing => match origin {
+            // A shell does not expand it in `--share=~/src`.
+            ShareOrigin::Option(option) if path.starts_with("~") => {
+                format!(
+                    "; the shell has left `~` as it is: put a blank in place of `=` behind {option}, or write $HOME for it"
+                )
+            }
+            _ => format!("; make it with `mkdir -p {}`, or name another", shell_word(path)),
+        },
         ShareFault::NoFolder(None) => "; name a folder, such as the one that it is in".into(),
         ShareFault::Links(_) => "; mend one of them, or name the folder itself".into(),
         ShareFault::NoFolder(_) | ShareFault::Kernels(_) => "; name another".into(),

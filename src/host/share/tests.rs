@@ -1081,6 +1081,14 @@ fn mounts_that_are_not_written_as_they_are_meant_are_told_how_to_write_them() {
     assert!(text.contains("a key of its own: write `path = ") && text.contains("`mount = \"/x\"`"), "{text}");
     // There is nothing in front of the colon, or it was there.
     assert!(said("none:").0.contains("mkdir -p none:"));
+    for text in ["~/none", "~/none:/work"] {
+        let (by_flag, by_file) = said(text);
+        assert!(
+            by_flag.ends_with("put a blank in place of `=` behind --share, or write $HOME for it"),
+            "{by_flag}"
+        );
+        assert!(by_file.contains("mkdir -p"), "{by_file}");
+    }
     let saved = refusal(&asked_by(format!("{dir}:"), ShareOrigin::Saved("s".into())));
     assert!(saved.contains("put it back"), "{saved}");
     assert!(refusal(&asked_by(format!("{dir}:"), ShareOrigin::Option("--root"))).contains("mkdir -p"));
