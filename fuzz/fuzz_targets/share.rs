@@ -61,7 +61,9 @@ impl Host {
         secret.and_then(|file| file.set_times(old)).expect("a file of ours");
         fs::write(base.join("dir/f"), b"in the folder").expect("a file");
         fs::write(base.join("dir/sub/g"), b"deeper").expect("a file");
-        for (name, to) in [("link", "../secret"), ("up", ".."), ("absolute", "/etc/passwd")] {
+        let secret = base.join("secret");
+        let absolute = secret.to_str().expect("a path of this program's");
+        for (name, to) in [("link", "../secret"), ("up", ".."), ("absolute", absolute)] {
             symlink(to, base.join("dir").join(name)).expect("a link");
         }
         Host { base }
@@ -120,9 +122,10 @@ impl Known {
         let handle = Self::one(&self.handles, two);
         let (first, second) = (NAMES[usize::from(names & 15)], NAMES[usize::from(names >> 4)]);
         let word = u32::from_le_bytes([a, b, c, d]);
-        // Small, or beyond all files: nothing in between, which would fill a disk.
-        let far = |n: u8| if n > 250 { u64::MAX << (n - 251) >> 1 } else { u64::from(n) << (n % 12) };
-        let (offset, len) = (far(a), far(b));
+        // An offset is small, or beyond all files, and a length is small: what is between would fill a disk.
+        let near = |n: u8| u64::from(n) << (n % 12);
+        let offset = if a > 250 { u64::MAX << (a - 251) >> 1 } else { near(a) };
+        let len = near(b);
         let opcode = [
             1, 1, 1, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 14, 15, 16, 17, 18, 20, 21, 22, 23, 24, 25, 27,
             28, 29, 31, 32, 35, 42, 43, 44, 45, 46, 47, 50, 52, 2,

@@ -36,20 +36,21 @@ enum Keeper {
     Other,
 }
 
+/// Whether this user may use a folder so, or that is not known.
+fn may(folder: &Path, wanted: Access) -> bool {
+    rustix::fs::access(folder, wanted) != Err(rustix::io::Errno::ACCESS)
+}
+
 impl ClosedFolder {
     /// The first folder on the way to the folder `path` that is closed to this user, `path` included, where `wanted` is asked for. None
     /// if no folder is, or if that cannot be known.
     pub(crate) fn find(path: &Path, wanted: Access) -> Option<Self> {
-        let may =
-            |folder: &Path, wanted| rustix::fs::access(folder, wanted) != Err(rustix::io::Errno::ACCESS);
         Self::find_by(path, wanted, &may)
     }
 
     /// The first folder on the way to the file `path` that is closed to this user, also if the file is a link and its target is in it.
     #[cfg(feature = "cli")]
     pub(crate) fn before(path: &Path) -> Option<Self> {
-        let may =
-            |folder: &Path, wanted| rustix::fs::access(folder, wanted) != Err(rustix::io::Errno::ACCESS);
         Self::before_by(path, &may)
     }
 

@@ -187,8 +187,7 @@ pub(crate) fn may_read(path: &Path) -> bool {
 
 /// The effective group, which owns files that this process makes.
 pub(crate) fn group() -> u32 {
-    // SAFETY: takes nothing and cannot fail.
-    unsafe { libc::getegid() }
+    rustix::process::getegid().as_raw()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::share_origin::ShareOrigin;
-use super::text::{Device, by_text};
+use super::text::{Device, by_text, by_text_as};
 use super::words::{DeviceError, Word, once, split};
 
 const SHARE: &str = "share";
@@ -366,7 +366,7 @@ impl fmt::Display for ShareOwner {
     }
 }
 
-by_text!(ShareOwner);
+by_text_as! { ShareOwner, "a string, such as \"map\" or \"1000:1000\""; }
 
 #[cfg(test)]
 mod tests {
@@ -414,6 +414,8 @@ mod tests {
         {
             assert!(wrong.parse::<ShareOwner>().is_err(), "{wrong}");
         }
+        let number = toml::from_str::<ShareSpec>("path = '/a'\nowner = 1000").unwrap_err().to_string();
+        assert!(number.contains(r#"such as "map" or "1000:1000""#), "{number}");
         let table: ShareSpec = toml::from_str("path = '/a'\nowner = '1000'").unwrap();
         assert_eq!(table, ShareSpec::new("/a").with_owner(ShareOwner::User { uid: 1000, gid: 1000 }));
     }

@@ -37,15 +37,11 @@ pub(super) fn check(args: &RunArgs, spec: &Spec, busybox: &Busybox) -> Result<()
 }
 
 impl Needs {
-    /// The paths that init needs, whether it does for this guest, and what is there. In the kernel's own folders too it needs this and that: ports,
-    /// terminals, and what names them.
-    fn places(self) -> [(&'static str, bool, &'static str); 12] {
+    /// The paths that init needs besides the kernel's own folders, whether it does for this guest, and what is there.
+    fn places(self) -> [(&'static str, bool, &'static str); 9] {
         let bare = self.root && !self.busybox;
         let programs = "programs that the guest's init needs, because this host has no static busybox for it";
         [
-            ("/proc", true, "the guest's own /proc, or a part of it"),
-            ("/sys", true, "the guest's own /sys, or a part of it"),
-            ("/dev", true, "the guest's own /dev, or a part of it"),
             ("/.minivmm", true, "the files of the guest's init"),
             ("/run/minivmm", self.root, "/run/minivmm, where the guest's init has its files"),
             ("/run/out", self.out, "/run/out, where the files for --out are"),
@@ -62,10 +58,10 @@ impl Needs {
     /// What a share at this path would cover: what is there, around it or in it. As paths are written: where the guest's links lead is seen by its
     /// init, which then says so.
     fn covered(self, folder: &GuestFolder) -> Option<&'static str> {
-        let folder = Path::new(folder.as_str());
+        let (guests, folder) = (folder.covers(), Path::new(folder.as_str()));
         let covers = |place: &str| folder.starts_with(place) || Path::new(place).starts_with(folder);
         let mut needed = self.places().into_iter().filter(|(_, is_needed, _)| *is_needed);
-        needed.find(|(place, ..)| covers(place)).map(|(.., what)| what)
+        guests.or_else(|| needed.find(|(place, ..)| covers(place)).map(|(.., what)| what))
     }
 }
 

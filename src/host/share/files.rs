@@ -98,12 +98,13 @@ impl Share {
         mode & if is_folder { 0o1777 } else { 0o777 } | own
     }
 
-    /// A name in the table follows one that was renamed on the host.
-    fn follow(&mut self, folder: &Arc<OwnedFd>, parent: Slot, name: Name<'_>) {
+    /// A name in the table follows one that was renamed on the host, and left another one.
+    fn follow(&mut self, folder: &Arc<OwnedFd>, parent: Slot, name: Name<'_>, left: (Slot, Name<'_>)) {
         if let Ok(stat) = stat_at(folder, name.bytes())
             && let Some(slot) = self.nodes.find(self.folder.identify(&stat))
         {
-            self.nodes.rename(slot, parent, name.bytes(), Found::of(&stat));
+            let left = Some((left.0, left.1.bytes()));
+            self.nodes.rename_from(left, slot, parent, name.bytes(), Found::of(&stat));
         }
     }
 }
@@ -241,9 +242,9 @@ impl FileSystem for Share {
         };
         let (old_name, new_name) = (OsStr::from_bytes(from.1.bytes()), OsStr::from_bytes(to.1.bytes()));
         rustix::fs::renameat_with(&old_folder, old_name, &new_folder, new_name, flags).map_err(errno)?;
-        self.follow(&new_folder, new, to.1);
+        self.follow(&new_folder, new, to.1, (old, from.1));
         if how == Rename::Exchange {
-            self.follow(&old_folder, old, from.1);
+            self.follow(&old_folder, old, from.1, (new, to.1));
         }
         Ok(())
     }

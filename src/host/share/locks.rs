@@ -256,8 +256,9 @@ impl Share {
         {
             return Some(Arc::new(file));
         }
-        // Permissions may have changed since the asker opened it, or were of the new file only.
-        if kind == LockKind::Write {
+        // Permissions may have changed since the asker opened it, or were of the new file only. A read lock may be made a write lock.
+        let mode = self.handles.get(asker).ok()?.mode;
+        if kind == LockKind::Write || mode.read && mode.write {
             return self.handles.fd(asker).ok();
         }
         self.open_node(node, read).ok().map(Arc::new)

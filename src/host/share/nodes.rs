@@ -44,7 +44,7 @@ pub(super) struct File {
 }
 
 /// A name that is not counted in its folder: that may be forgotten meanwhile.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct OtherName {
     folder: Node,
     name: Box<[u8]>,
@@ -107,6 +107,12 @@ impl Nodes {
         nodes.places.push(Place { generation: 0, file: Some(Box::new(root)) });
         nodes.known.insert((folder.identity.device, folder.identity.ino), ROOT);
         nodes
+    }
+
+    /// Bytes of names as they are counted, and as they are.
+    #[cfg(test)]
+    pub(super) fn counted_names(&self) -> (usize, usize) {
+        (self.names, self.all().map(|(_, file)| file.names_len()).sum())
     }
 
     /// How many there are besides the root.
@@ -208,23 +214,38 @@ impl Nodes {
 
     /// A node has this name from now on.
     pub(super) fn rename(&mut self, slot: Slot, parent: Slot, name: &[u8], found: Found) {
+        self.rename_from(None, slot, parent, name, found);
+    }
+
+    /// The same where another name of it is gone by that.
+    pub(super) fn rename_from(
+        &mut self,
+        left: Option<(Slot, &[u8])>,
+        slot: Slot,
+        parent: Slot,
+        name: &[u8],
+        found: Found,
+    ) {
         let Ok(file) = self.get(slot) else { return };
         // A folder that is mounted below itself: the host can do that, and names go on from the outer one.
         if slot == ROOT || slot == parent || (file.parent == parent && *file.name == *name) {
             return;
         }
-        let (before, old) = (file.names_len(), self.number(file.parent));
-        // The other one is kept where there is room.
-        let keeps_other = found == Found::Linked && self.together.has_room_for(name.len());
-        let after = if keeps_other { file.name.len() } else { 0 } + name.len();
+        let before = file.names_len();
+        // It has another name as long as that is not known to be gone, and there is room for it.
+        let last = OtherName { folder: self.number(file.parent), name: file.name.clone() };
+        let left = left.map(|(folder, name)| (self.number(folder), name));
+        let other =
+            if left == Some((last.folder, &*last.name)) { file.other.clone() } else { Some(Box::new(last)) };
+        let other = other.filter(|_| found == Found::Linked && self.together.has_room_for(name.len()));
+        let after = name.len() + other.as_ref().map_or(0, |other| other.name.len());
         let more = after.saturating_sub(before);
         // Found under a longer name that there is no room for: the one before is as true as it was.
         if more > 0 && !self.together.has_room_for(more) {
             return;
         }
         let Ok(file) = self.get_mut(slot) else { return };
-        let last = OtherName { folder: old, name: std::mem::replace(&mut file.name, name.into()) };
-        file.other = keeps_other.then(|| Box::new(last));
+        (file.name, file.other) = (name.into(), other);
         let old = std::mem::replace(&mut file.parent, parent);
         self.names = self.names + after - before;
         self.together.add(0, after);

@@ -500,6 +500,13 @@ fn limits_are_divided_among_shares_and_leave_the_machine_its_part() {
         world.share.rename((Node::ROOT, name(b"a")), (Node::ROOT, name(to.as_bytes())), Rename::Replace)
     };
     assert_eq!((rename("long"), rename("d")), (Err(Errno::NFILE), Ok(())));
+    // The other name of one that has two makes way.
+    let node = world
+        .share
+        .nodes
+        .find(world.share.folder.identify(&attributes::stat_at(&world.share.folder.root, b"d").unwrap()));
+    world.share.nodes.rename(node.unwrap(), nodes::ROOT, b"e", nodes::Found::Linked);
+    assert_eq!(&*world.share.nodes.get(node.unwrap()).unwrap().name, b"e");
 }
 
 #[test]
@@ -655,6 +662,17 @@ fn file_whose_last_name_became_another_files_has_its_other_name() {
     world.put(handle, 0, b"more").unwrap();
     assert_eq!(fs::read(world.path("b")).unwrap(), b"more");
     world.share.release(handle);
+    // The name that a rename leaves is none.
+    world.share.link(node, Node::ROOT, name(b"b2")).unwrap();
+    world.find(Node::ROOT, "b").unwrap();
+    let mut moves = |from: &[u8], to: &[u8]| {
+        world.share.rename((Node::ROOT, name(from)), (Node::ROOT, name(to)), Rename::Replace).unwrap();
+    };
+    moves(b"b", b"b3");
+    fs::write(world.base.path().join("dir/t2"), "").unwrap();
+    moves(b"t2", b"b3");
+    assert_eq!(world.share.attr(node, None).map(|attr| attr.nlink), Ok(1));
+    world.share.rename((Node::ROOT, name(b"b2")), (Node::ROOT, name(b"b")), Rename::Replace).unwrap();
     // So has a symbolic link.
     let link = world.share.make(Node::ROOT, name(b"l"), New::Link(b"one"), Caller::default()).unwrap();
     world.share.link(link.node, Node::ROOT, name(b"m")).unwrap();
@@ -673,9 +691,13 @@ fn file_whose_last_name_became_another_files_has_its_other_name() {
     }
     world.share.forget(folder, 1);
     assert_eq!(world.share.attr(node, None).unwrap_err(), Errno::STALE);
+    let (counted, names) = world.share.nodes.counted_names();
+    assert_eq!(counted, names);
     let known = world.share.nodes.len();
     world.share.forget(node, u64::MAX);
     assert_eq!(world.share.nodes.len(), known - 1);
+    let (counted, names) = world.share.nodes.counted_names();
+    assert_eq!(counted, names);
 }
 
 #[test]

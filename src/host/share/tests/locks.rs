@@ -138,9 +138,12 @@ fn locks_that_the_old_machine_has_still_are_taken_when_it_ends() {
 fn file_that_only_its_maker_may_write_is_locked_by_its_open_file() {
     let mut world = World::with(|spec| spec.with_locks(ShareLocks::Host));
     let _obeys = WithoutOverride::new();
-    let made = world.share.create(Node::ROOT, name(b"a"), 0o444, WRITE, Caller::default());
+    let both = OpenMode { write: true, ..READ };
+    let made = world.share.create(Node::ROOT, name(b"a"), 0o444, both, Caller::default());
     let (_, handle) = made.unwrap();
-    assert_eq!(world.share.lock(&ranged(handle, 1, LockKind::Write, 0, 9)), Ok(()));
+    for kind in [LockKind::Read, LockKind::Write] {
+        assert_eq!(world.share.lock(&ranged(handle, 1, kind, 0, 9)), Ok(()));
+    }
     let file = fs::File::open(world.path("a")).unwrap();
     assert!(sys::lock(&file, LockKind::Read, 5, 5).is_err());
     assert!(world.share.closed(handle, 1).is_ok());
