@@ -122,7 +122,8 @@ fn guest_that_takes_no_notice_of_a_reader_that_left_is_ended() {
 #[test]
 fn run_with_a_name_is_found_by_the_verbs() {
     let home = Home::new();
-    let mut run = Running::start(&mut home.run(&["--name", "job"], &["flood"]));
+    let volume = ["--name", "job", "--volume", "root:/work:ro"];
+    let mut run = Running::start(&mut home.run(&volume, &["flood", "it is"]));
     let (mut output, mut some) = (run.child().stdout.take().unwrap(), [0; 1000]);
     output.read_exact(&mut some).unwrap();
     let reader = thread::spawn(move || io::copy(&mut output, &mut io::sink()).unwrap());
@@ -133,7 +134,16 @@ fn run_with_a_name_is_found_by_the_verbs() {
         "{listed:?}"
     );
     let info = home.minivmm(&["info", "job"]).output().unwrap();
-    assert!(String::from_utf8_lossy(&info.stdout).contains("32"), "{info:?}");
+    let text = String::from_utf8_lossy(&info.stdout);
+    let root = home.0.path().join("root");
+    let share = format!("share0 = {} at /work, read-only", root.display());
+    for (name, value) in
+        [("command", "flood 'it is'"), ("kernel", "/kernel ("), ("share", &share), ("ram", "32")]
+    {
+        let has = |line: &str| line.starts_with(name) && line.contains(value);
+        assert!(text.lines().any(has), "{name}: {text}");
+    }
+    assert!(!text.contains("systemd"), "a run mounts it itself: {text}");
     let second = Running::start(&mut home.run(&["--name", "job"], &["exit", "0"])).ends();
     is(&second, 125, &["a machine called job runs already"]);
     is(&home.minivmm(&["kill", "job"]).output().unwrap(), 0, &[]);

@@ -327,6 +327,54 @@ fn folders_that_are_none_are_refused_by_their_option() {
     assert!(home.names().is_empty(), "{:?}", home.names());
 }
 
+#[test]
+fn volume_that_has_no_place_in_the_one_around_it_is_refused_before_a_boot() {
+    let home = Home::new();
+    fs::create_dir_all(home.path("proj/sub")).unwrap();
+    fs::write(home.path("root/file"), "").unwrap();
+    let nested = |place: &str| {
+        home.out(&["--volume", "./proj:/work:ro", "--volume", &format!("./root:{place}"), "exit", "4"])
+    };
+    for (place, words) in [
+        ("/work/sub2", "which has no folder sub2; make it with `mkdir ./proj/sub2`"),
+        ("/work/a/b", "which has no folder a/b; make it with `mkdir -p ./proj/a/b`"),
+    ] {
+        let out = nested(place);
+        is(&out, 125, "");
+        let sentence = format!("--volume ./root:{place} is inside the read-only ./proj, {words}\n");
+        assert!(said(&out).ends_with(&sentence), "{}", said(&out));
+    }
+    let out = home.out(&["--volume", "proj:/file", "exit", "4"]);
+    is(&out, 125, "");
+    let sentence =
+        "--volume proj:/file is inside root, where root/file is no folder; name another path of the guest\n";
+    assert!(said(&out).ends_with(sentence), "{}", said(&out));
+    is(&nested("/work/sub"), 4, "");
+    is(&nested("/other"), 4, "");
+}
+
+#[test]
+fn input_that_cannot_be_read_and_output_that_nobody_has_are_failures() {
+    let home = Home::new();
+    let mut run = home.run(&["-i", "--timeout", "60", "hang"]);
+    let out = run.stdin(fs::File::open(home.path("root")).unwrap()).output().unwrap();
+    is(&out, 125, "");
+    let sentence = "standard input could not be read to its end, so the run was ended: Is a directory";
+    assert!(said(&out).contains(sentence) && !said(&out).contains("console"), "{}", said(&out));
+    // As `>&-` in a shell leaves it.
+    let closed = |words: &[&str]| {
+        let (run, mut shell) = (home.run(words), Command::new("sh"));
+        shell.args(["-c", "exec \"$0\" \"$@\" >&-"]).arg(run.get_program()).args(run.get_args());
+        shell.current_dir(home.0.path()).stdin(Stdio::null()).output().unwrap()
+    };
+    let out = closed(&["--timeout", "60", "flood"]);
+    is(&out, 125, "");
+    assert!(said(&out).contains("standard output could not be written"), "{}", said(&out));
+    is(&closed(&["-t", "--timeout", "60", "pour", "1"]), 125, "");
+    // Who says nothing does not need it.
+    is(&closed(&["exit", "3"]), 3, "");
+}
+
 /// Whether the thread `vcpu0` of this process waits for another thread (futex(2)), and so is not in the guest.
 fn vcpu_waits(pid: u32) -> bool {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|task| task.unwrap().path());

@@ -23,7 +23,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(5);
 
 /// Standard output or standard error. A write blocks until there is room, whatever the flags of the
 /// descriptor.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Output(RawFd);
 
 impl Output {

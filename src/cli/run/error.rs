@@ -109,6 +109,16 @@ pub(crate) enum RunError {
         /// What is there.
         what: &'static str,
     },
+    /// It would be mounted in another one, which has no place for it.
+    #[error("{share}:{folder} {why}")]
+    NoPlace {
+        /// Where it was asked for, and the host's folder.
+        share: String,
+        /// The folder of the guest.
+        folder: GuestFolder,
+        /// What is wrong there, and what helps.
+        why: String,
+    },
     /// A directory of the host that the guest cannot have.
     #[error(transparent)]
     Share(#[from] Box<ShareError>),

@@ -12,6 +12,7 @@ mod environment;
 mod error;
 mod events;
 mod guest;
+mod nested;
 mod out;
 mod output;
 pub(super) mod podman;

@@ -44,6 +44,8 @@ pub(super) enum RunEvent {
     StreamComplete(usize, bool),
     /// The host could not write this stream.
     OutputFailed(usize, io::Error),
+    /// The host could not read the command's input.
+    InputFailed(io::Error),
     /// A port has reached its end.
     Closed,
     /// The machine has ended: the one of this attempt.
@@ -116,7 +118,7 @@ fn copy_stream(
     };
     let (token, seen, guest) = (token.to_owned(), reader_closed.clone(), guest.clone());
     spawn("output", events, move |events| {
-        let to = TokenFilter::new(to, &token);
+        let to = TokenFilter::new(CommandOutput(to), &token);
         copy_output(index, &from, to, &reader_closed, (&events, &guest), READER_GRACE)
     })?;
     // At once, as on the host: the command's next write fails.
@@ -125,6 +127,25 @@ fn copy_stream(
             seen.try_push(READER_CLOSED);
         }
     })
+}
+
+/// Where the command's output goes.
+#[derive(Debug)]
+pub(super) struct CommandOutput(pub(super) Output);
+
+impl Write for CommandOutput {
+    /// Standard output that was closed at the start (`>&-`) takes nothing, as for any program. What is said to a closed standard error is
+    /// silenced, as by any shell: few programs take notice there.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0 == Output::standard() {
+            self.0.open()?;
+        }
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Starts a thread that may send events.
@@ -149,7 +170,7 @@ pub(super) fn watch_end(machine: &Machine, attempt: u32, events: &Sender<RunEven
 /// Starts the thread for the command's input.
 pub(super) fn pass_stdin(ports: &CommandPorts, events: &Sender<RunEvent>) -> io::Result<()> {
     let input = ports.input.clone();
-    spawn("stdin", events, move |_| copy_stdin(&input))
+    spawn("stdin", events, move |events| copy_stdin(Input::standard(), &input, &events))
 }
 
 /// Copies a stream. Output that the host cannot write is discarded: the command must not wait for it. A guest that goes on to send it for `grace`
@@ -221,15 +242,17 @@ pub(super) fn read_init_lines(from: &ByteQueue, guest: &GuestSender, events: &Se
     let _ = events.send(RunEvent::Closed);
 }
 
-/// Copies standard input to the command, to its end.
-fn copy_stdin(to: &ByteQueue) {
-    let (mut input, mut bytes) = (Input::standard(), [0; 16 << 10]);
-    while let Ok(count @ 1..) = input.read(&mut bytes) {
-        if to.push(bytes.get(..count).unwrap_or_default()).is_err() {
-            break;
+/// Copies standard input to the command, to its end. An input that is cut short has no end: the command would take a part for all of it.
+fn copy_stdin(mut input: impl Read, to: &ByteQueue, events: &Sender<RunEvent>) {
+    let mut bytes = [0; 16 << 10];
+    loop {
+        match input.read(&mut bytes) {
+            Ok(0) => return to.close(),
+            Ok(count) if to.push(bytes.get(..count).unwrap_or_default()).is_ok() => {}
+            Ok(_) => return,
+            Err(error) => return drop(events.send(RunEvent::InputFailed(error))),
         }
     }
-    to.close();
 }
 
 #[cfg(test)]
@@ -240,6 +263,27 @@ mod tests {
     use super::*;
 
     const FOR_EVER: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn input_that_fails_is_no_end_of_it() {
+        struct Fails(usize);
+        impl Read for Fails {
+            fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+                self.0 = self.0.checked_sub(1).ok_or_else(|| io::Error::from_raw_os_error(libc::EIO))?;
+                bytes.fill(b'x');
+                Ok(2)
+            }
+        }
+        let ((sender, _, events), queue) = (channel(), ByteQueue::new(64));
+        copy_stdin(Fails(3), &queue, &sender);
+        let failed = events.next(Duration::ZERO);
+        assert!(matches!(failed, Some(RunEvent::InputFailed(_))), "{failed:?}");
+        assert_eq!(queue.pop(&mut [0; 64]), 6);
+        // It can still be written to: the command sees no end.
+        queue.push(b"x").unwrap();
+        copy_stdin(io::empty(), &queue, &sender);
+        queue.push(b"x").unwrap_err();
+    }
 
     /// The events for output whose writer fails with this error, and what the guest is told. It comes in these pieces, each when the one before was
     /// taken.

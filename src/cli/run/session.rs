@@ -273,6 +273,9 @@ impl<'a> Run<'a> {
                 self.output_error.get_or_insert(output_error(index, &error));
                 return Ok(Some(RunEnd::OutputFailed));
             }
+            // A command that has ended did not need the rest.
+            RunEvent::InputFailed(_) if self.ended.is_some() => {}
+            RunEvent::InputFailed(error) => return Ok(Some(RunEnd::InputFailed(error))),
             RunEvent::Closed => self.closed += 1,
             RunEvent::MachineEnded(attempt) if attempt < self.attempt => {}
             RunEvent::MachineEnded(_) => {

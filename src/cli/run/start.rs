@@ -1,8 +1,11 @@
 //! The start of a machine for a run.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
+
+use diskimage::shell_word;
 
 use super::args::RunArgs;
 use super::build_tree;
@@ -10,14 +13,17 @@ use super::busybox::Busybox;
 use super::covered;
 use super::error::RunError;
 use super::guest;
+use super::nested;
 use super::ports::RunEvent;
 use super::volume;
 use super::warm::{self, Keep};
+use crate::cli::banner::{Banner, KeyboardInput, Paths};
+use crate::cli::daemon::banner_lines;
 use crate::cli::preflight::{self, Start};
 use crate::cli::switch::ensure_for;
 use crate::cli::warm::WarmMachine;
 use crate::cli::{banner, logger, report};
-use crate::control::{Claim, ControlServer, RunningTarget};
+use crate::control::{BannerLine, Claim, ControlServer, RunningTarget};
 use crate::host::facts::Host;
 use crate::host::stdio::Output;
 use crate::machine::Machine;
@@ -69,6 +75,7 @@ impl RunStart {
         let busybox = Busybox::default();
         volume::share(&self.args, &mut given, &busybox)?;
         covered::check(&self.args, &given, &busybox)?;
+        nested::check(&self.args, &given)?;
         if self.args.warm.is_some() && !given.share.is_empty() {
             return Err(RunError::WarmShare);
         }
@@ -80,8 +87,8 @@ impl RunStart {
         // Before opening anything that another machine of this name uses.
         let claim = spec.name.as_ref().map(Claim::take).transpose()?;
         let restored = kept.as_ref().and_then(|kept| self.restore(kept, &spec, &host, events));
-        let (machine, way) = match restored {
-            Some(machine) => (machine, Way::Restored),
+        let ((machine, banner), way) = match restored {
+            Some(launched) => (launched, Way::Restored),
             None => {
                 let mut prepared = preflight::prepare(&spec, Start::Kernel)?;
                 let made = guest::initramfs(&self.args, &spec, &prepared, &busybox, &host)?;
@@ -91,10 +98,10 @@ impl RunStart {
                 }
                 let initrd: Arc<dyn Image> = Arc::new(made.archive);
                 prepared.give_initrd(&initrd)?;
-                let machine = self.launch(&spec, &host, prepared, events)?;
+                let launched = self.launch(&spec, &host, prepared, events)?;
                 let files = made.modules;
                 let keep = kept.map(|warm| Box::new(Keep { warm, spec: spec.clone(), files }));
-                (machine, Way::Boots(keep))
+                (launched, Way::Boots(keep))
             }
         };
         // Those that were asked for by number are known.
@@ -102,7 +109,7 @@ impl RunStart {
         if forwards.iter().any(|bound| bound.forward.host == 0) {
             report::message(&banner::forwards(&forwards));
         }
-        let target = Arc::new(RunningTarget::new(&machine, spec));
+        let target = Arc::new(RunningTarget::new(&machine, spec).banner(banner));
         let control = claim.map(|claim| ControlServer::serve(claim, target)).transpose();
         let control = control.map_err(|source| RunError::Host { what: "a control socket", source })?;
         Ok(Started { machine, control, way })
@@ -115,7 +122,7 @@ impl RunStart {
         spec: &Spec,
         host: &Host,
         events: &Sender<RunEvent>,
-    ) -> Option<Machine> {
+    ) -> Option<Launched> {
         let restored = match kept.find() {
             _ if self.anew => Err("its guest did not go on".to_owned()),
             Ok(None) => {
@@ -124,15 +131,15 @@ impl RunStart {
             }
             Ok(Some(saved)) => {
                 let prepared = preflight::prepare(spec, Start::Saved(saved)).map_err(RunError::from);
-                let machine = prepared.and_then(|prepared| self.launch(spec, host, prepared, events));
-                machine.map_err(|error| report::chain(&error))
+                let launched = prepared.and_then(|prepared| self.launch(spec, host, prepared, events));
+                launched.map_err(|error| report::chain(&error))
             }
             Err(why) => Err(why),
         };
         match restored {
-            Ok(machine) => {
+            Ok(launched) => {
                 warm::say(&self.args, "the command runs in a clone of it");
-                Some(machine)
+                Some(launched)
             }
             Err(why) => {
                 warm::say(&self.args, &format!("it is made anew: {why}"));
@@ -148,7 +155,7 @@ impl RunStart {
         host: &Host,
         mut prepared: Prepared,
         events: &Sender<RunEvent>,
-    ) -> Result<Machine, RunError> {
+    ) -> Result<Launched, RunError> {
         for warning in preflight::judge(spec, host, &mut prepared)? {
             report::message(&format_args!("minivmm: warning: {warning}\n"));
         }
@@ -157,6 +164,7 @@ impl RunStart {
         // The console goes to stderr if asked for; the machine keeps its last output in any case.
         let shown = self.args.verbose.then(|| Box::new(Output::error()) as _);
         let _ = events.send(RunEvent::Starting);
+        let banner = self.banner(spec, &prepared);
         let (prepared, streams) = (Some(prepared), self.streams.clone());
         let running = events.clone();
         let about_to_run = BeforeRun::new(move |_| {
@@ -164,9 +172,24 @@ impl RunStart {
             Ok(())
         });
         let run_resources = RunResources { prepared, streams, about_to_run, ..RunResources::default() };
-        Ok(Machine::start_supplied(spec, shown, run_resources)?)
+        Ok((Machine::start_supplied(spec, shown, run_resources)?, banner))
+    }
+
+    /// What `minivmm info` says that it is made of.
+    fn banner(&self, spec: &Spec, prepared: &Prepared) -> Vec<BannerLine> {
+        let banner = Banner { spec, prepared, keys: KeyboardInput::None, paths: Paths::Absolute };
+        let words = self.args.command.iter().map(|word| shell_word(Path::new(word)));
+        let command: String = words.collect::<Vec<_>>().join(" ").chars().take(MOST_OF_COMMAND).collect();
+        let command = BannerLine { name: "Command".into(), value: command };
+        std::iter::once(command).chain(banner_lines(&banner.to_string())).collect()
     }
 }
+
+/// A machine that runs, and what it is made of.
+type Launched = (Machine, Vec<BannerLine>);
+
+/// Most characters of a command that `minivmm info` shows.
+const MOST_OF_COMMAND: usize = 1000;
 
 /// The machine for the command: the user's spec, with the fields that a run sets.
 fn run_spec(mut spec: Spec, host: &Host) -> Result<Spec, RunError> {

@@ -9,7 +9,7 @@ use virtio::console::TerminalSize;
 
 use super::args::RunArgs;
 use super::error::RunError;
-use super::ports::{RunEvent, spawn};
+use super::ports::{CommandOutput, RunEvent, spawn};
 use crate::cli::console_input::forward_input;
 use crate::cli::menu::Choice;
 use crate::cli::report;
@@ -58,7 +58,7 @@ pub(super) fn show(from: &Arc<ByteQueue>, events: &Sender<RunEvent>) -> io::Resu
             let count = from.pop(&mut bytes);
             let Some(batch) = bytes.get(..count).filter(|batch| !batch.is_empty()) else { break };
             if written.is_ok() {
-                written = Output::standard().write_all(batch);
+                written = CommandOutput(Output::standard()).write_all(batch);
                 report_failure(&written, &events);
             }
         }

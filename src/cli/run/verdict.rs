@@ -25,6 +25,8 @@ pub(super) enum RunEnd {
     NoFiles(String),
     /// The host could not write the output.
     OutputFailed,
+    /// The host could not read the input.
+    InputFailed(io::Error),
     /// The machine did not come up.
     BootTimeout,
     /// `--timeout`.
@@ -36,7 +38,14 @@ pub(super) enum RunEnd {
 impl RunEnd {
     /// Whether the guest's console may explain it.
     pub(super) fn is_caused_by_guest(&self) -> bool {
-        !matches!(self, RunEnd::Signal(_) | RunEnd::OutputFailed | RunEnd::NoDirectory | RunEnd::NoFiles(_))
+        !matches!(
+            self,
+            RunEnd::Signal(_)
+                | RunEnd::OutputFailed
+                | RunEnd::InputFailed(_)
+                | RunEnd::NoDirectory
+                | RunEnd::NoFiles(_)
+        )
     }
 }
 
@@ -70,6 +79,11 @@ impl Run<'_> {
                 Some(status) => (None, Status::Command(status)),
                 None => self.machine_ended(exit),
             },
+            RunEnd::InputFailed(error) => {
+                let text =
+                    format!("standard input could not be read to its end, so the run was ended: {error}");
+                (Some(text), Status::RunFailed)
+            }
             RunEnd::NoFiles(text) => (Some(text.clone()), Status::RunFailed),
             RunEnd::NoDirectory => {
                 let folder = self.args.workdir.as_deref().unwrap_or(Path::new("/"));

@@ -174,7 +174,7 @@ impl FileSystem for Share {
         if self.nodes.get(slot)?.identity.kind != LINK {
             return Err(Errno::INVAL);
         }
-        let (folder, name) = self.place(slot)?;
+        let (folder, name) = self.known_place(slot)?;
         let at = text.len();
         text.resize(at + LINK_TEXT, 0);
         let into = text.get_mut(at..).unwrap_or_default();

@@ -214,7 +214,9 @@ impl Nodes {
             return;
         }
         let (before, old) = (file.names_len(), self.number(file.parent));
-        let after = if found == Found::Linked { file.name.len() } else { 0 } + name.len();
+        // The other one is kept where there is room.
+        let keeps_other = found == Found::Linked && self.together.has_room_for(name.len());
+        let after = if keeps_other { file.name.len() } else { 0 } + name.len();
         let more = after.saturating_sub(before);
         // Found under a longer name that there is no room for: the one before is as true as it was.
         if more > 0 && !self.together.has_room_for(more) {
@@ -222,7 +224,7 @@ impl Nodes {
         }
         let Ok(file) = self.get_mut(slot) else { return };
         let last = OtherName { folder: old, name: std::mem::replace(&mut file.name, name.into()) };
-        file.other = (found == Found::Linked).then(|| Box::new(last));
+        file.other = keeps_other.then(|| Box::new(last));
         let old = std::mem::replace(&mut file.parent, parent);
         self.names = self.names + after - before;
         self.together.add(0, after);

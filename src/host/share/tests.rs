@@ -655,6 +655,14 @@ fn file_whose_last_name_became_another_files_has_its_other_name() {
     world.put(handle, 0, b"more").unwrap();
     assert_eq!(fs::read(world.path("b")).unwrap(), b"more");
     world.share.release(handle);
+    // So has a symbolic link.
+    let link = world.share.make(Node::ROOT, name(b"l"), New::Link(b"one"), Caller::default()).unwrap();
+    world.share.link(link.node, Node::ROOT, name(b"m")).unwrap();
+    world.share.make(Node::ROOT, name(b"n"), New::Link(b"two"), Caller::default()).unwrap();
+    world.find(Node::ROOT, "l").unwrap();
+    world.share.rename((Node::ROOT, name(b"n")), (Node::ROOT, name(b"l")), Rename::Replace).unwrap();
+    let mut text = Vec::new();
+    assert_eq!((world.share.read_link(link.node, &mut text), text.as_slice()), (Ok(()), b"one".as_slice()));
     // Both are gone, and the folder of one of them.
     let folder = world.folder(Node::ROOT, "d");
     world.share.link(node, folder, name(b"c")).unwrap();
