@@ -494,7 +494,7 @@ mod tests {
             ("share", "virtiofs NAME /mnt", "`minivmm --help-all`"),
             ("--share", "virtiofs NAME /mnt", "`minivmm --help-all`"),
             ("memory", "--mem <SIZE>", "`minivmm --help-all`"),
-            ("volume", "with `:ro` behind it", "`minivmm run --help-all`"),
+            ("volume", "`:ro`", "`minivmm run --help-all`"),
             ("root-rw", "as this user", "`minivmm run --help-all`"),
         ] {
             let text = help(&["help", name]);
