@@ -7,7 +7,7 @@ use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 
 use super::args::{is_volume, no_short_volume};
 
-/// Options that `run` does not have, and what does their work. docs/ci.md has the same table.
+/// Options that `run` does not have, and what does their work. docs/ci.md has them among others.
 const WORDS: [(&[&str], &str); 18] = [
     (&["--rm"], "leave it out: the guest is always discarded, and nothing of it is kept"),
     (

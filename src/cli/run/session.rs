@@ -409,7 +409,9 @@ impl<'a> Run<'a> {
         if self.args.time {
             print_within_limit(format!("minivmm: time: {}\n", self.times.since(self.begin)));
         }
-        if let Some(advice) = advice(status, &self.args.command) {
+        if self.args.root.is_none()
+            && let Some(advice) = advice(status, &self.args.command)
+        {
             print_within_limit(format!("minivmm: {advice}\n"));
         }
         if let Some(text) = &text {

@@ -175,8 +175,11 @@ impl RunStart {
         Ok((Machine::start_supplied(spec, shown, run_resources)?, banner))
     }
 
-    /// What `minivmm info` says that it is made of.
+    /// What `minivmm info` says that it is made of, if that can find it.
     fn banner(&self, spec: &Spec, prepared: &Prepared) -> Vec<BannerLine> {
+        if spec.name.is_none() {
+            return Vec::new();
+        }
         let banner = Banner { spec, prepared, keys: KeyboardInput::None, paths: Paths::Absolute };
         let words = self.args.command.iter().map(|word| shell_word(Path::new(word)));
         let command: String = words.collect::<Vec<_>>().join(" ").chars().take(MOST_OF_COMMAND).collect();

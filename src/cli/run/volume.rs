@@ -6,6 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use diskimage::shell_word;
+
 use super::args::{RunArgs, is_volume};
 use super::busybox::Busybox;
 use super::error::RunError;
@@ -63,15 +65,11 @@ fn wrong_form(bytes: &[u8], read_only: bool) -> String {
         let missing = if host.is_empty() { "here, in front of" } else { "of the guest, behind" };
         return format!("there is no directory {missing} the colon: {FORM}");
     }
-    let ro = |read_only| if read_only { ":ro" } else { "" };
+    let ro: fn(bool) -> &'static [u8] = |read_only| if read_only { b":ro" } else { b"" };
+    let write = |parts: &[&[u8]]| shell_word(Path::new(OsStr::from_bytes(&parts.concat())));
     if !is_volume(OsStr::from_bytes(host)) {
-        return format!(
-            "`{}` is no absolute path of the guest: write {}:/{}{}",
-            show(last),
-            show(host),
-            show(last),
-            ro(read_only)
-        );
+        let written = write(&[host, b":/", last, ro(read_only)]);
+        return format!("`{}` is no absolute path of the guest: write {written}", show(last));
     }
     let mut options = last.split(|byte| *byte == b',');
     let read_only = read_only || options.clone().any(|option| option == b"ro");
@@ -81,7 +79,7 @@ fn wrong_form(bytes: &[u8], read_only: bool) -> String {
         b"" => "is no option",
         _ => "is no option of --volume, which has ro and rw",
     };
-    format!("`{}` {why}: write {}{}", show(odd), show(host), ro(read_only))
+    format!("`{}` {why}: write {}", show(odd), write(&[host, ro(read_only)]))
 }
 
 /// Adds the shares of a run to its machine. That of `--root` is the last one.
