@@ -119,7 +119,7 @@ impl Status {
             Status::RunNeverUp => "`run`: the machine did not come up",
             Status::RunTimedOut => "`run`: the time of `--timeout` was over",
             Status::RunFailed => {
-                "`run`: nothing was run: the command line, a file or the host is wrong; or the output could not be written"
+                "`run`: nothing was run: the command line, a file or the host is wrong; or the output could not be written, or the input not be read"
             }
             Status::Signal(_) => "ended by signal n",
             Status::Command(_) => "`run`: its command ended with it",
