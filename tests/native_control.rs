@@ -638,9 +638,12 @@ fn the_soft_limit_of_open_files_is_raised_and_the_hard_one_is_named_where_it_is_
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         let short = said.contains("(os error 24); ");
-        let cure = said.trim_end().ends_with(
-            "; raise the limit of open files, as with `ulimit -n 65536`, or LimitNOFILE= of a systemd unit",
-        );
+        // A number that suffices, or, before anything is known of the machine, one that does for any.
+        let named = said.split_once("as with `ulimit -n ").and_then(|(_, named)| named.split_once('`'));
+        let cure = named.is_some_and(|(number, rest)| {
+            number.parse::<i32>().is_ok_and(|number| number > *limit)
+                && rest.trim_end() == ", or LimitNOFILE= of a systemd unit"
+        });
         assert_eq!(short, cure, "{limit}: {said}");
         short && !output.status.success()
     });

@@ -376,7 +376,7 @@ fn folder_that_a_saved_machine_shares_is_to_be_put_back_and_another_one_is_told(
     }
     File::create(lab.path("src")).unwrap();
     let (status, said, _) = again(&["restore", "saved"]);
-    assert!(status == Some(1) && said.contains("it is no folder; put it back"), "{said}");
+    assert!(status == Some(1) && said.contains("it is no folder; move that away, as with `mv "), "{said}");
     fs::remove_file(lab.path("src")).unwrap();
     fs::create_dir(lab.path("src")).unwrap();
     let warning = "is another one than the machine was saved with";
