@@ -55,6 +55,11 @@ pub(crate) fn user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
+/// The effective group, which owns them, too.
+pub(crate) fn group() -> u32 {
+    rustix::process::getegid().as_raw()
+}
+
 fn fcntl_lock(file: &File, command: libc::c_int, kind: Kind, range: &Range<u64>) -> io::Result<libc::flock> {
     let kind = match kind {
         Kind::Shared => libc::F_RDLCK,

@@ -185,11 +185,6 @@ pub(crate) fn may_read(path: &Path) -> bool {
     unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::R_OK, libc::AT_EACCESS) == 0 }
 }
 
-/// The effective group, which owns files that this process makes.
-pub(crate) fn group() -> u32 {
-    rustix::process::getegid().as_raw()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -144,8 +144,6 @@ pub(super) struct Run<'a> {
     /// Those files.
     files: Option<Result<Unpacked, TarError>>,
     closed: usize,
-    /// By Ctrl-] `q`, which ends it as a signal does.
-    pub(super) quit: bool,
     /// The error of writing the output, if any.
     pub(super) output_error: Option<String>,
 }
@@ -176,7 +174,6 @@ impl<'a> Run<'a> {
             packed: false,
             files: None,
             closed: 0,
-            quit: false,
             output_error: None,
         }
     }
@@ -295,10 +292,7 @@ impl<'a> Run<'a> {
                 }
             }
             RunEvent::Signal(number) => return Ok(Some(RunEnd::Signal(number))),
-            RunEvent::Quit => {
-                self.quit = true;
-                return Ok(Some(RunEnd::Signal(libc::SIGTERM)));
-            }
+            RunEvent::Quit => return Ok(Some(RunEnd::Quit)),
         }
         Ok(self.done().map(RunEnd::Done))
     }

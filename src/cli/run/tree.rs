@@ -11,9 +11,8 @@ use boot::cpio::{Archive, Content, Inode, Kind, Member};
 
 use super::error::RunError;
 use crate::host::identity::identity;
-use crate::host::lock::user;
+use crate::host::lock::{group, user};
 use crate::host::open_now::open_now;
-use crate::host::process::group;
 use crate::spec::MemSize;
 
 /// Packs a directory, one file system only: a mount point in it, such as /proc, becomes an empty folder, and

@@ -33,6 +33,8 @@ pub(super) enum RunEnd {
     Timeout,
     /// A signal.
     Signal(libc::c_int),
+    /// Ctrl-] `q`.
+    Quit,
 }
 
 impl RunEnd {
@@ -41,6 +43,7 @@ impl RunEnd {
         !matches!(
             self,
             RunEnd::Signal(_)
+                | RunEnd::Quit
                 | RunEnd::OutputFailed
                 | RunEnd::InputFailed(_)
                 | RunEnd::NoDirectory
@@ -108,12 +111,10 @@ impl Run<'_> {
             }
             RunEnd::Signal(number) => {
                 let status = Status::Signal(u8::try_from(*number).unwrap_or(0));
-                let text = match self.quit {
-                    true => "ended with Ctrl-] q".to_owned(),
-                    false => format!("ended by signal {number}"),
-                };
-                (Some(text), status)
+                (Some(format!("ended by signal {number}")), status)
             }
+            // As SIGTERM ends it.
+            RunEnd::Quit => (Some("ended with Ctrl-] q".to_owned()), Status::Signal(15)),
         }
     }
 

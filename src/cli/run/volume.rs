@@ -56,7 +56,7 @@ impl Volume {
 /// What is wrong with `bytes`, which are no `HOST:/GUEST`.
 fn wrong_form(bytes: &[u8], read_only: bool) -> String {
     const FORM: &str = "it is a directory here and one in the guest, such as .:/work, and may end with :ro";
-    let show = |bytes: &[u8]| shown(Path::new(OsStr::from_bytes(bytes))).to_string();
+    let show = |bytes: &[u8]| shown(Path::new(OsStr::from_bytes(bytes)));
     let Some(colon) = bytes.iter().rposition(|byte| *byte == b':') else {
         return format!("it does not say where in the guest: {FORM}");
     };

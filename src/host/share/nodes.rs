@@ -44,7 +44,7 @@ pub(super) struct File {
 }
 
 /// A name that is not counted in its folder: that may be forgotten meanwhile.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct OtherName {
     folder: Node,
     name: Box<[u8]>,
@@ -233,19 +233,26 @@ impl Nodes {
         }
         let before = file.names_len();
         // It has another name as long as that is not known to be gone, and there is room for it.
-        let last = OtherName { folder: self.number(file.parent), name: file.name.clone() };
-        let left = left.map(|(folder, name)| (self.number(folder), name));
-        let other =
-            if left == Some((last.folder, &*last.name)) { file.other.clone() } else { Some(Box::new(last)) };
-        let other = other.filter(|_| found == Found::Linked && self.together.has_room_for(name.len()));
-        let after = name.len() + other.as_ref().map_or(0, |other| other.name.len());
+        let keeps_other = found == Found::Linked && self.together.has_room_for(name.len());
+        let is_left = left == Some((file.parent, &*file.name));
+        let after = match (keeps_other, is_left) {
+            (false, _) => name.len(),
+            (true, true) => name.len() + before - file.name.len(),
+            (true, false) => name.len() + file.name.len(),
+        };
         let more = after.saturating_sub(before);
         // Found under a longer name that there is no room for: the one before is as true as it was.
         if more > 0 && !self.together.has_room_for(more) {
             return;
         }
+        let folder = self.number(file.parent);
         let Ok(file) = self.get_mut(slot) else { return };
-        (file.name, file.other) = (name.into(), other);
+        let last = std::mem::replace(&mut file.name, name.into());
+        if !keeps_other {
+            file.other = None;
+        } else if !is_left {
+            file.other = Some(Box::new(OtherName { folder, name: last }));
+        }
         let old = std::mem::replace(&mut file.parent, parent);
         self.names = self.names + after - before;
         self.together.add(0, after);
@@ -260,7 +267,7 @@ impl Nodes {
 
     /// Has a file with several names go by the one before its last; whether it has one.
     pub(super) fn use_other_name(&mut self, slot: Slot) -> bool {
-        let other = self.get_mut(slot).ok().and_then(|file| file.other.as_ref());
+        let other = self.get(slot).ok().and_then(|file| file.other.as_ref());
         let Some((folder, name)) = other.map(|other| (other.folder, other.name.clone())) else {
             return false;
         };

@@ -14,7 +14,7 @@ use super::error::{ShareError, ShareFault};
 use super::folders::open_beneath;
 use super::mounts::{Devtmpfs, is_kernels, keeps_births, tells_at_close};
 use crate::host::file_system::magic;
-use crate::host::lock::user;
+use crate::host::lock::{group, user};
 use crate::host::open_files;
 use crate::host::proc_path::proc_path;
 use crate::spec::{ShareCache, ShareLocks, ShareOwner, ShareSpec};
@@ -113,7 +113,7 @@ impl SharedFolder {
             root: Arc::new(root),
             options,
             user: user(),
-            group: rustix::process::getegid().as_raw(),
+            group: group(),
             umask: umask(),
             keeps_births: keeps_births(magic),
             tells_at_close: tells_at_close(magic),

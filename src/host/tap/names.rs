@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use crate::host::lock;
+
 /// The user's name, or `uid` without one.
 pub(crate) fn user(uid: u32) -> String {
     lookup("/etc/passwd", uid).unwrap_or_else(|| uid.to_string())
@@ -35,8 +37,7 @@ pub(super) struct Credentials {
 impl Credentials {
     /// This process.
     pub(super) fn current() -> Self {
-        // SAFETY: both take nothing and return numbers.
-        let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+        let (uid, gid) = (lock::user(), lock::group());
         let mut groups = vec![0; 65536];
         let room = libc::c_int::try_from(groups.len()).unwrap_or(0);
         // SAFETY: `groups` has room for `room` numbers, and NGROUPS_MAX is 65536.
